@@ -1,0 +1,345 @@
+"""Reading and writing video with PyAV: probe, one-pass decoding in presentation order, spans read again, constant-rate files written.
+
+Pictures are as displayed: rotation and pixel aspect applied. Times are presentation times in seconds on the source's own clock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import fsspec
+import numpy as np
+
+from curation.config import CurationError
+
+STILL_FORMATS = ("image2", "tty", "bin", "xbin", "adf", "idf")
+ATTACHED_PICTURE = 0x400
+LARGEST_BACKWARD_STEP_S = 1.0
+
+
+class VideoDecodeError(CurationError):
+    """A source that cannot be read as video to its end."""
+
+
+class NoVideoError(VideoDecodeError):
+    """A readable file without a moving picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoInfo:
+    """What the header and the first frame say: width, height px as displayed; fps 1/s, duration_s null when not stated."""
+
+    container: str
+    codec: str
+    width: int
+    height: int
+    fps: float | None
+    duration_s: float | None
+    rotation_deg: int
+    pixel_aspect: Fraction
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One decoded frame; pixels are converted when asked for, so frames that nobody looks at cost only their decoding."""
+
+    index: int
+    pts: int
+    time_s: float
+    picture: av.VideoFrame
+    pixel_aspect: Fraction
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in px as displayed."""
+        width, height = max(1, round(self.picture.width * self.pixel_aspect)), self.picture.height
+        return (height, width) if self.picture.rotation % 180 else (width, height)
+
+    @property
+    def image(self) -> np.ndarray:
+        """(h w 3) uint8 RGB at the displayed size."""
+        return self.resized(*self.size)
+
+    def resized(self, width: int, height: int, pixel_format: str = "rgb24") -> np.ndarray:
+        """(height width 3) uint8 in `pixel_format` (rgb24, bgr24) or (height width) for gray; area-averaged when smaller."""
+        turned = self.picture.rotation % 180 != 0
+        stored_width, stored_height = (height, width) if turned else (width, height)
+        picture = self.picture.reformat(stored_width, stored_height, pixel_format, interpolation="AREA")
+        return np.ascontiguousarray(np.rot90(picture.to_ndarray(), self.picture.rotation // 90))
+
+    def fitted(self, long_side_px: int) -> np.ndarray:
+        """(h w 3) uint8 RGB with its long side at most `long_side_px`; never enlarged."""
+        width, height = self.size
+        scale = min(1.0, long_side_px / max(width, height))
+        return self.resized(max(1, round(width * scale)), max(1, round(height * scale)))
+
+    def covering(self, width: int, height: int) -> np.ndarray:
+        """(height width 3) uint8 RGB: resized to cover that size, centre cropped."""
+        full_width, full_height = self.size
+        scale = max(width / full_width, height / full_height)
+        covered = self.resized(max(width, round(full_width * scale)), max(height, round(full_height * scale)))
+        top, left = (covered.shape[0] - height) // 2, (covered.shape[1] - width) // 2
+        return np.ascontiguousarray(covered[top : top + height, left : left + width])
+
+
+def content_hash(uri: str) -> tuple[str, int]:
+    """SHA-256 (hex) and size in bytes of a local path or any URI fsspec knows."""
+    digest, size = hashlib.sha256(), 0
+    with fsspec.open(uri, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+            size += len(block)
+    return digest.hexdigest(), size
+
+
+def probe(uri: str) -> VideoInfo:
+    """Describe the best video stream; decodes one frame, for rotation is known only then."""
+    with _open_stream(uri) as (container, stream):
+        frame = next(_frames(uri, container, stream), None)
+        if frame is None:
+            raise NoVideoError(f"{uri}: no frame can be decoded: check that the file is complete")
+        rate, ticks = stream.average_rate or stream.guessed_rate, stream.duration
+        stated_s = float(ticks * stream.time_base) if ticks else None
+        whole_s = container.duration / av.time_base if container.duration else None
+        return VideoInfo(
+            container=container.format.name,
+            codec=stream.codec_context.name,
+            width=frame.size[0],
+            height=frame.size[1],
+            fps=float(rate) if rate else None,
+            duration_s=stated_s or whole_s,
+            rotation_deg=frame.picture.rotation,
+            pixel_aspect=frame.pixel_aspect,
+        )
+
+
+def decode(uri: str, start_s: float | None = None) -> Iterator[Frame]:
+    """All frames in order of strictly increasing presentation time; with `start_s`, from the key frame before it.
+
+    `Frame.index` counts from 0 at the first frame returned.
+
+    Raises:
+        NoVideoError: the file is a still picture, or holds no video stream or frame.
+        VideoDecodeError: not readable, or damaged; frames before the damage have been yielded by then.
+    """
+    with _open_stream(uri) as (container, stream):
+        if start_s is not None:
+            with _as_decode_error(uri):
+                container.seek(int(start_s / stream.time_base), stream=stream, backward=True)
+        yield from _frames(uri, container, stream)
+
+
+def read_span(uri: str, start_s: float, end_s: float, fps: float) -> Iterator[Frame]:
+    """The frames shown at start_s, start_s + 1/fps, … before end_s: at each time the latest frame not after it.
+
+    Repeats a frame where the source is slower, skips where it is faster; before the first frame, the first is shown.
+    """
+    num = num_samples(start_s, end_s, fps)
+    shown: Frame | None = None
+    k = 0
+    for frame in _decode_from(uri, start_s):
+        while shown is not None and k < num and start_s + k / fps < frame.time_s - 1e-6:
+            yield shown
+            k += 1
+        if k == num:
+            return
+        shown = frame
+    while shown is not None and k < num:
+        yield shown
+        k += 1
+
+
+def num_samples(start_s: float, end_s: float, fps: float) -> int:
+    """How many of the times start_s + k/fps lie before end_s (within a microsecond)."""
+    return max(0, int(np.ceil((end_s - start_s) * fps - 1e-6 * fps)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFile:
+    """A written run: frames in the file, and where each span begins in it."""
+
+    num_frames: int
+    first_frame_of_span: list[int]
+
+
+def write_run(
+    uri: str,
+    spans: Sequence[tuple[float, float]],
+    path: Path,
+    fps: float,
+    size: tuple[int, int],
+    gop_frames: int = 8,
+    crf: int = 14,
+) -> RunFile:
+    """Decode the contiguous `spans` (start_s, end_s) again and write them as one constant-rate H.264 file.
+
+    `size` is (height, width) in px, both even; frames are resized to cover it and centre cropped. A span begins at the
+    first written frame whose time is not before its start, or at the last frame where that is past the end.
+    """
+    _require_contiguous(uri, spans)
+    height, width = size
+    start_s, end_s = spans[0][0], spans[-1][1]
+    images = (frame.covering(width, height) for frame in read_span(uri, start_s, end_s, fps))
+    written = write_video(path, images, fps, gop_frames=gop_frames, crf=crf)
+    firsts = [min(num_samples(start_s, first_s, fps), written - 1) for first_s, _ in spans]
+    return RunFile(num_frames=written, first_frame_of_span=firsts)
+
+
+def write_video(path: Path, images: Iterable[np.ndarray], fps: float, gop_frames: int = 8, crf: int = 18) -> int:
+    """Write (h w 3) uint8 RGB images as H.264 (yuv420p, a key frame every `gop_frames`); returns how many.
+
+    The file appears under its name only when complete.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"_{os.getpid()}_{path.name}")
+    try:
+        written = _encode(unfinished, images, Fraction(fps).limit_denominator(1001), gop_frames, crf)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return written
+
+
+def _encode(path: Path, images: Iterable[np.ndarray], rate: Fraction, gop_frames: int, crf: int) -> int:
+    count = 0
+    options = {"crf": str(crf), "preset": "veryfast", "bf": "0", "x264-params": f"keyint={gop_frames}:scenecut=0"}
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = None
+        for image in images:
+            if stream is None:
+                stream = _h264_stream(container, rate, image.shape, options)
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            picture.pts, picture.time_base = count, 1 / rate
+            container.mux(stream.encode(picture))
+            count += 1
+        if stream is None:
+            raise VideoDecodeError(f"{path.name}: no frames to write: the span is empty")
+        container.mux(stream.encode())
+    return count
+
+
+def _h264_stream(
+    container: av.container.OutputContainer, rate: Fraction, shape: tuple[int, ...], options: dict[str, str]
+) -> av.VideoStream:
+    height, width = shape[:2]
+    if height % 2 or width % 2:
+        raise CurationError(f"H.264 with yuv420p needs even sizes, not {width}x{height}: change height or width by one")
+    stream = container.add_stream("libx264", rate=rate, options=options)
+    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    stream.codec_context.thread_count = 1
+    return stream
+
+
+def resize_short_side(image: np.ndarray, short_side_px: int) -> np.ndarray:
+    """Scale (h w) or (h w c) so that its short side is `short_side_px` and its long side at most eight times that."""
+    height, width = image.shape[:2]
+    scale = short_side_px / min(height, width)
+    longest = 8 * short_side_px
+    size = (min(longest, max(1, round(width * scale))), min(longest, max(1, round(height * scale))))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+
+
+def _decode_from(uri: str, start_s: float) -> Iterator[Frame]:
+    """Frames from the one shown at `start_s` or earlier on; decodes from the beginning where seeking lands too late."""
+    frames = decode(uri, start_s if start_s > 1.0 else None)
+    first = next(frames, None)
+    if start_s > 1.0 and (first is None or first.time_s > start_s + 1e-6):
+        frames, first = decode(uri), None
+    if first is not None:
+        yield first
+    yield from frames
+
+
+@contextmanager
+def _open_stream(uri: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    remote = fsspec.open(uri, "rb").open() if "://" in uri else None
+    try:
+        with _as_decode_error(uri):
+            container = av.open(remote or f"file:{uri}", options={"protocol_whitelist": "file"})
+        with container:
+            yield container, _video_stream(uri, container)
+    finally:
+        if remote is not None:
+            remote.close()
+
+
+def _video_stream(uri: str, container: av.container.InputContainer) -> av.VideoStream:
+    name = container.format.name
+    if name in STILL_FORMATS or name.endswith("_pipe"):
+        raise NoVideoError(f"{uri}: {name} is a still picture or text, not a video: leave it out of the input")
+    stream = container.streams.best("video")
+    if stream is None or int(stream.disposition) & ATTACHED_PICTURE:
+        raise NoVideoError(f"{uri}: no video stream: leave it out of the input")
+    stream.codec_context.thread_count = 1
+    return stream
+
+
+def _frames(uri: str, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[Frame]:
+    clock = _Clock(uri, stream.time_base)
+    aspect = stream.sample_aspect_ratio or Fraction(1)
+    with _as_decode_error(uri):
+        for index, picture in enumerate(container.decode(stream)):
+            pts = clock.presentation(picture.pts, picture.dts)
+            yield Frame(index, pts, float(pts * stream.time_base), picture, aspect)
+
+
+class _Clock:
+    """Strictly increasing presentation times, also from containers that state them wrongly.
+
+    Takes whichever of pts and dts has run backwards less often so far (the rule of libavcodec's best-effort timestamps), and
+    moves a time that is still not later than the one before to one tick after it.
+    """
+
+    def __init__(self, uri: str, time_base: Fraction) -> None:
+        self.uri, self.time_base = uri, time_base
+        self.last: int | None = None
+        self.last_pts: int | None = None
+        self.last_dts: int | None = None
+        self.faulty_pts = self.faulty_dts = 0
+
+    def presentation(self, pts: int | None, dts: int | None) -> int:
+        """The time, in ticks, of the next frame out of the decoder."""
+        self.faulty_pts += pts is not None and self.last_pts is not None and pts <= self.last_pts
+        self.faulty_dts += dts is not None and self.last_dts is not None and dts <= self.last_dts
+        self.last_pts, self.last_dts = (pts if pts is not None else dts), (dts if dts is not None else pts)
+        stated = pts if pts is not None and (dts is None or self.faulty_pts <= self.faulty_dts) else dts
+        if self.last is None:
+            self.last = stated or 0
+        else:
+            self.last = max(self.last + 1, self._plausible(stated))
+        return self.last
+
+    def _plausible(self, stated: int | None) -> int:
+        assert self.last is not None
+        if stated is None:
+            return self.last + 1
+        back_s = float((self.last - stated) * self.time_base)
+        if back_s > LARGEST_BACKWARD_STEP_S:
+            raise VideoDecodeError(f"{self.uri}: presentation time jumps back by {back_s:.2f} s: remux the file")
+        return stated
+
+
+@contextmanager
+def _as_decode_error(uri: str) -> Iterator[None]:
+    """Errors of libav and of the file system as one line naming the source."""
+    try:
+        yield
+    except (av.FFmpegError, OSError) as error:
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise VideoDecodeError(f"{uri}: cannot be decoded ({reason}): replace or remove the file") from error
+
+
+def _require_contiguous(uri: str, spans: Sequence[tuple[float, float]]) -> None:
+    if not spans:
+        raise CurationError(f"{uri}: a run needs at least one span")
+    for (_, end_s), (start_s, _) in zip(spans, spans[1:], strict=False):
+        if abs(start_s - end_s) > 1e-3:
+            raise CurationError(f"{uri}: spans of a run must be contiguous, not {end_s:.3f} s then {start_s:.3f} s")
