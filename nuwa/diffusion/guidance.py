@@ -1,0 +1,61 @@
+"""Classifier-free guidance: the prompt may be dropped, mask and condition always stay."""
+
+import torch
+
+from nuwa.diffusion.objective import Denoiser
+
+
+def drop_prompts(
+    encoder_hidden_states: torch.Tensor, null_prompt: torch.Tensor, drop_frac: float, generator: torch.Generator
+) -> torch.Tensor:
+    """Replace all prompts of some windows by the empty one, for training.
+
+    encoder_hidden_states: (b t n d) or (b n d)
+    null_prompt: (n d), tokens of the empty prompt
+    drop_frac: probability per window, 0 to 1; `generator` on the CPU
+    """
+    drop = torch.rand(len(encoder_hidden_states), generator=generator) < drop_frac
+    drop = drop.to(encoder_hidden_states.device).reshape(-1, *[1] * (encoder_hidden_states.ndim - 1))
+    return torch.where(drop, null_prompt.to(encoder_hidden_states), encoder_hidden_states)
+
+
+def _twice(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    """A batch and its copy behind it."""
+    return None if tensor is None else torch.cat([tensor, tensor])
+
+
+def guided(denoiser: Denoiser, scale: float, null_prompt: torch.Tensor) -> Denoiser:
+    """A denoiser of the same call that predicts null + scale·(prompted − null); both halves run as one batch.
+
+    Only prompts are dropped: mask, condition, stride and clip numbers are the same in both halves.
+
+    scale: 1 = no guidance, and only one half runs
+    null_prompt: (n d), tokens of the empty prompt
+    """
+
+    def predict(
+        sample: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        condition: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        stride: torch.Tensor | None = None,
+        added_time_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        if scale == 1.0:
+            return denoiser(sample, timestep, encoder_hidden_states, condition, mask, stride, added_time_ids)
+        null = null_prompt.to(encoder_hidden_states).expand_as(encoder_hidden_states)
+        steps = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
+        both = denoiser(
+            torch.cat([sample, sample]),
+            torch.cat([steps, steps]),
+            torch.cat([null, encoder_hidden_states]),
+            _twice(condition),
+            _twice(mask),
+            _twice(stride),
+            _twice(added_time_ids),
+        )
+        without, prompted = both.chunk(2)
+        return without + scale * (prompted - without)
+
+    return predict

@@ -1,0 +1,57 @@
+"""Temporal self-attention that starts as the identity (NUWA-XL Eq. 2)."""
+
+import torch
+from einops import rearrange
+from torch import nn
+from torch.nn import functional
+
+from nuwa.nn.embedding import frame_positions
+
+# PyTorch's fused attention kernels put the batch on a CUDA grid axis that ends here; 64 windows of 32×32 latents,
+# one row per pixel, already pass it.
+MAX_ROWS = 65_535
+
+
+def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, max_rows: int = MAX_ROWS) -> torch.Tensor:
+    """Scaled dot-product attention over (rows, heads, t, d), at most `max_rows` rows at a time."""
+    if len(query) <= max_rows:
+        return functional.scaled_dot_product_attention(query, key, value)
+    chunks = zip(query.split(max_rows), key.split(max_rows), value.split(max_rows), strict=True)
+    return torch.cat([functional.scaled_dot_product_attention(q, k, v) for q, k, v in chunks])
+
+
+class TemporalAttention(nn.Module):
+    """Every pixel attends to itself in all frames of its own video: x + W_out·attention(norm(x) + position).
+
+    Eq. 2: the output projection is zero at first, inside a residual, so every frame stays as it is.
+    Paper: normalisation not stated; here: over the channels of one pixel of one frame, so it never mixes frames.
+    """
+
+    def __init__(self, channels: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm = nn.LayerNorm(channels)
+        self.to_qkv = nn.Linear(channels, 3 * channels, bias=False)
+        self.to_out = nn.Linear(channels, channels)
+        nn.init.zeros_(self.to_out.weight)
+        nn.init.zeros_(self.to_out.bias)
+
+    def forward(self, frames: torch.Tensor, num_frames: int) -> torch.Tensor:
+        """Mix frames of the same video.
+
+        frames: ((b t) c h w), `num_frames` = t; result of the same shape
+        """
+        _, channels, height, width = frames.shape
+        tokens = rearrange(frames, "(b t) c h w -> (b h w) t c", t=num_frames)
+        tokens = self.norm(tokens)
+        tokens = tokens + frame_positions(num_frames, channels, tokens)
+        # (b h w) t (3 heads d)
+        query, key, value = rearrange(self.to_qkv(tokens), "r t (k n d) -> k r n t d", k=3, n=self.num_heads)
+        tokens = rearrange(attend(query, key, value), "r n t d -> r t (n d)")
+        tokens = self.to_out(tokens)
+        return frames + rearrange(tokens, "(b h w) t c -> (b t) c h w", h=height, w=width)
+
+
+def num_heads_of(channels: int, head_channels: int = 64) -> int:
+    """Heads of about `head_channels` channels each that divide `channels`; one head when they do not."""
+    return channels // head_channels if channels % head_channels == 0 else 1

@@ -1,0 +1,40 @@
+"""Temporal convolution that starts as the identity (NUWA-XL Eq. 1)."""
+
+import torch
+from einops import rearrange
+from torch import nn
+from torch.nn import functional
+
+from nuwa.hierarchy import NuwaError
+
+
+class TemporalConv(nn.Conv1d):
+    """1-D convolution over the frames of a video, at every pixel alike; zeros beyond the first and last frame.
+
+    Eq. 1: the weight is 0 except W[i, i, (k−1)//2] = 1 and the bias is 0, so at first every frame stays as it is.
+    """
+
+    def __init__(self, channels: int, kernel_size: int = 3) -> None:
+        if kernel_size % 2 == 0:
+            raise NuwaError(f"a temporal kernel of {kernel_size} frames has no centre; give an odd number")
+        super().__init__(channels, channels, kernel_size, padding=kernel_size // 2)
+
+    def reset_parameters(self) -> None:
+        """Identity (Eq. 1)."""
+        nn.init.zeros_(self.weight)
+        with torch.no_grad():
+            self.weight[:, :, (self.kernel_size[0] - 1) // 2].fill_diagonal_(1.0)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, frames: torch.Tensor, num_frames: int) -> torch.Tensor:  # type: ignore[override]
+        """Mix frames of the same video.
+
+        frames: ((b t) c h w), `num_frames` = t; result of the same shape
+        """
+        height = frames.shape[-2]
+        lines = rearrange(frames, "(b t) c h w -> b c t (h w)", t=num_frames)
+        # A 2-D convolution with a kernel one pixel wide: the same sum as conv1d, without moving (h w) into the batch.
+        weight = rearrange(self.weight, "o i k -> o i k 1")
+        lines = functional.conv2d(lines, weight, self.bias, padding=(self.padding[0], 0))
+        return rearrange(lines, "b c t (h w) -> (b t) c h w", h=height)
