@@ -1,4 +1,4 @@
-"""One diffusers pipeline folder holds everything generation needs: autoencoder, denoisers, prompts, scheduler."""
+"""One diffusers pipeline folder with all that generation needs: models, prompts, scheduler, sizes."""
 
 import hashlib
 import json
@@ -26,9 +26,9 @@ _CONFIGS = ("config.json", "scheduler_config.json", "tokenizer_config.json")
 class NuwaXLPipeline(DiffusionPipeline):
     """The components of NUWA-XL and the sizes they were trained at.
 
-    `denoiser_local=None`, or the same object as `denoiser_global`, means that one network serves all levels: it is
-    then stored once and `denoiser_local` reads as None. `denoiser_at(level)` gives the network of a level.
-    `window_length` is L in frames, `train_fps` the frame rate of training, `height` and `width` its size in px.
+    `denoiser_local=None`, or the same object as `denoiser_global`, means that one network serves all levels:
+    it is then stored once and `denoiser_local` reads as None; `denoiser_at(level)` gives a level's network.
+    `window_length` is L in frames, `train_fps` the frame rate of training, `height`, `width` its size in px.
     """
 
     _optional_components = ["denoiser_local"]  # noqa: RUF012  diffusers declares it as a plain class attribute
@@ -104,7 +104,7 @@ def load_pipeline(folder: str | Path) -> NuwaXLPipeline:
         _check_component(folder / name)
     logging.disable_progress_bar()
     try:
-        pipe = NuwaXLPipeline.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
+        pipe = NuwaXLPipeline.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
         line = " ".join(str(error).split())
         raise NuwaError(
@@ -142,7 +142,7 @@ def _components(folder: Path) -> list[str]:
         )
     if not index.is_file():
         raise NuwaError(
-            f"{folder} is no pipeline folder: {index.name} is missing; give the folder `model` of a training run"
+            f"{folder} is no pipeline folder ({index.name} is missing); give the folder `model` of a training"
         )
     entries = _read_json(index)
     if entries.get("_class_name") != NuwaXLPipeline.__name__:

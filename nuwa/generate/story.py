@@ -77,7 +77,7 @@ def frame_prompts(story: Story, fps: float, frames: int | None = None) -> list[s
         count = round(elapsed_s * fps) - len(prompts)
         if count < 1:
             raise NuwaError(
-                f"scene {number} lasts {scene.seconds} s, less than a frame at {fps:g} fps; give it more seconds"
+                f"scene {number} lasts {scene.seconds} s, less than a frame at {fps:g} fps; give it more time"
             )
         prompts += [scene.prompt] * count
     if frames is None:

@@ -1,12 +1,12 @@
-"""One batch of windows, noise in and latents out, with the given frames held fixed (NUWA-XL Sec. 3.2, 3.3)."""
+"""One batch of windows: noise in, latents out, given frames held fixed (NUWA-XL Sec. 3.2, 3.3)."""
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from einops import rearrange, repeat
 
 from nuwa.diffusion.guidance import guided
 from nuwa.generate.pipeline import NuwaXLPipeline
@@ -15,13 +15,18 @@ from nuwa.hierarchy import NuwaError, Window
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How windows are sampled; everything that, with the weights and the prompts, fixes the result."""
+    """How windows are sampled: all that fixes the result beside weights and prompts.
+
+    steps of the scheduler; guidance scale (1 = none); batch, local windows in flight; fps of the video, 1/s;
+    motion_score, mean optical flow in frame heights per second, None = not asked for.
+    """
 
     steps: int = 20
     guidance: float = 4.0
     seed: int = 0
     batch: int = 4
     fps: float = 8.0
+    motion_score: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "fps"):
@@ -33,7 +38,8 @@ class Sampling:
 class FixedFrame:
     """A frame that is made and never changes again.
 
-    latent: (c h w), scaled to unit variance; pixels: (3 H W) in [−1, 1], decoded once by the window that made it.
+    latent: (c h w), scaled to unit variance
+    pixels: (3 H W) in [−1, 1], decoded once by the window that made it
     """
 
     latent: torch.Tensor
@@ -58,33 +64,27 @@ def noise_generator(seed: int, purpose: str, level: int, index: int) -> torch.Ge
     return torch.Generator("cpu").manual_seed(int.from_bytes(key, "little") >> 1)
 
 
-@torch.no_grad()
-def run_windows(
-    pipe: NuwaXLPipeline, tasks: Sequence[WindowTask], sampling: Sampling, batch: int
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Sample and decode `tasks`, at most `batch` of them; latents (c l h w) and pixels (3 l H W) of each.
+def fill_batch(tasks: Sequence[WindowTask], batch: int) -> list[WindowTask]:
+    """`tasks` and copies of the first one up to `batch`; their results are to be dropped.
 
-    The batch is filled up with copies of the first task, whose results are dropped: the kernels then always see
-    one shape, and a window's result does not depend on its companions.
+    The kernels then always see one shape, so that a window's result does not depend on its companions.
     """
-    padded = [*tasks, *[tasks[0]] * (batch - len(tasks))]
-    latents = sample_windows(pipe, padded, sampling)
-    pixels = decode(pipe, latents)
-    return [(latents[row].cpu(), pixels[row].cpu()) for row in range(len(tasks))]
+    return [*tasks, *[tasks[0]] * (batch - len(tasks))]
 
 
+@torch.no_grad()
 def sample_windows(pipe: NuwaXLPipeline, tasks: Sequence[WindowTask], sampling: Sampling) -> torch.Tensor:
-    """Reverse diffusion of a batch of windows of levels that share one denoiser: (b c l h w), scaled latents.
+    """Reverse diffusion of windows whose levels share one denoiser: scaled latents (b c l h w).
 
-    Paper: how given frames are kept while sampling is not stated; here: before every step they are put back at
-    the step's noise level, and after the last one exactly, so the frames between them grow towards them.
+    Paper: how given frames are kept while sampling is not stated; here: before every step they are put back
+    at the step's noise level, and after the last one exactly, so the frames between grow towards them.
     """
     denoiser = pipe.denoiser_at(tasks[0].window.level)
     tokens = torch.stack([task.tokens for task in tasks]).to(pipe.device)  # b l n d
     condition, given, mask = conditioning(pipe, tasks)
     noise, generators = _noise(tasks, sampling.seed, given.shape[1:], pipe.device)
     stride = torch.tensor([task.window.stride for task in tasks], device=pipe.device)
-    time_ids = _time_ids(len(tasks), sampling.fps, pipe.device)
+    time_ids = _time_ids(len(tasks), sampling, pipe.device)
     predict = guided(denoiser, sampling.guidance, pipe.encode_prompts([""]))
     scheduler = _fresh(pipe.scheduler, sampling.steps, pipe.device)
     zt = noise * scheduler.init_noise_sigma
@@ -102,8 +102,8 @@ def conditioning(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What is known of each window (NUWA-XL Sec. 3.2).
 
-    Returns the condition z_c (b c l h w), encoded from pixels in which unknown frames are zero; the latents of
-    given frames (b c l h w), zero elsewhere; and the mask (b 1 l h w), 1 where a frame is given.
+    Returns the condition z_c (b c l h w), encoded from pixels in which unknown frames are zero; the latents
+    of given frames (b c l h w), zero elsewhere; and the mask (b 1 l h w), 1 where a frame is given.
     """
     length = tasks[0].tokens.shape[0]
     height, width = pipe.config.height, pipe.config.width
@@ -134,6 +134,12 @@ def _noise(
     generators = [noise_generator(seed, "window", window.level, window.index) for window in windows]
     noise = [torch.randn(shape, generator=generator) for generator in generators]
     return torch.stack(noise).to(device), generators
+
+
+def _time_ids(rows: int, sampling: Sampling, device: torch.device) -> torch.Tensor:
+    """Fps, motion score, noise augmentation of each window: (b 3), NaN = not known."""
+    motion = math.nan if sampling.motion_score is None else sampling.motion_score
+    return torch.tensor([[sampling.fps, motion, math.nan]] * rows, device=device)
 
 
 def _fresh(scheduler: SchedulerMixin, steps: int, device: torch.device) -> SchedulerMixin:
