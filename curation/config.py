@@ -58,8 +58,8 @@ class SceneConfig:
     """Mean intensity (0..255) under which the picture counts as faded to black; null looks for no fades."""
     min_scene_frames: int = 15
     """Cuts closer than this to the one before are ignored."""
-    detection_width_px: int = 256
-    """Frames wider than this are reduced to about this width for detection."""
+    detection_px: int = 256
+    """Long side to which larger frames are reduced for detection."""
     max_clip_s: float = 30.0
     """Longer scenes are divided evenly into clips no longer than this."""
 
@@ -76,7 +76,7 @@ class MotionConfig:
     short_side_px: int = 128
     """Frames are resized to this short side before the flow; scores of different sizes are not comparable."""
     method: Literal["farneback"] = "farneback"
-    trimmed_gap_s: float = 2.0
+    largest_gap_s: float = 2.0
     """Frames further apart than this (variable rate, holes) give no flow."""
 
     def __post_init__(self) -> None:

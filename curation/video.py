@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 
 import av
@@ -45,6 +46,7 @@ class VideoInfo:
     duration_s: float | None
     rotation_deg: int
     pixel_aspect: Fraction
+    time_base: Fraction
 
 
 @dataclass(frozen=True)
@@ -63,17 +65,34 @@ class Frame:
         width, height = max(1, round(self.picture.width * self.pixel_aspect)), self.picture.height
         return (height, width) if self.picture.rotation % 180 else (width, height)
 
+    @cached_property
+    def stored_bgr(self) -> np.ndarray:
+        """(h w 3) uint8 BGR as stored: before rotation and pixel aspect."""
+        return self.picture.to_ndarray(format="bgr24")
+
     @property
     def image(self) -> np.ndarray:
         """(h w 3) uint8 RGB at the displayed size."""
         return self.resized(*self.size)
 
-    def resized(self, width: int, height: int, pixel_format: str = "rgb24") -> np.ndarray:
-        """(height width 3) uint8 in `pixel_format` (rgb24, bgr24) or (height width) for gray; area-averaged when smaller."""
+    def resized(self, width: int, height: int) -> np.ndarray:
+        """(height width 3) uint8 RGB; area-averaged when smaller, linear when larger."""
         turned = self.picture.rotation % 180 != 0
-        stored_width, stored_height = (height, width) if turned else (width, height)
-        picture = self.picture.reformat(stored_width, stored_height, pixel_format, interpolation="AREA")
-        return np.ascontiguousarray(np.rot90(picture.to_ndarray(), self.picture.rotation // 90))
+        stored_size = (height, width) if turned else (width, height)
+        stored = self.stored_bgr
+        if stored_size != stored.shape[1::-1]:
+            smaller = stored_size[0] < stored.shape[1] or stored_size[1] < stored.shape[0]
+            stored = cv2.resize(stored, stored_size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+        return np.ascontiguousarray(np.rot90(stored[:, :, ::-1], self.picture.rotation // 90))
+
+    def for_detection(self, long_side_px: int) -> np.ndarray:
+        """(h w 3) uint8 BGR as stored, reduced as PySceneDetect reduces it (linear, no smoothing), so that its thresholds hold."""
+        height, width = self.stored_bgr.shape[:2]
+        scale = long_side_px / max(width, height)
+        if scale >= 1.0:
+            return self.stored_bgr
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        return cv2.resize(self.stored_bgr, size, interpolation=cv2.INTER_LINEAR)
 
     def fitted(self, long_side_px: int) -> np.ndarray:
         """(h w 3) uint8 RGB with its long side at most `long_side_px`; never enlarged."""
@@ -118,6 +137,7 @@ def probe(uri: str) -> VideoInfo:
             duration_s=stated_s or whole_s,
             rotation_deg=frame.picture.rotation,
             pixel_aspect=frame.pixel_aspect,
+            time_base=stream.time_base,
         )
 
 
@@ -236,15 +256,6 @@ def _h264_stream(
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     stream.codec_context.thread_count = 1
     return stream
-
-
-def resize_short_side(image: np.ndarray, short_side_px: int) -> np.ndarray:
-    """Scale (h w) or (h w c) so that its short side is `short_side_px` and its long side at most eight times that."""
-    height, width = image.shape[:2]
-    scale = short_side_px / min(height, width)
-    longest = 8 * short_side_px
-    size = (min(longest, max(1, round(width * scale))), min(longest, max(1, round(height * scale))))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
 
 def _decode_from(uri: str, start_s: float) -> Iterator[Frame]:

@@ -1,0 +1,79 @@
+"""Small frames kept while a clip is open, from which its first, middle, last and grid frames are taken when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from curation.video import Frame
+
+MOST_PER_CLIP = 120
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A kept frame: index in the video, presentation time in s, (h w 3) uint8 RGB."""
+
+    index: int
+    time_s: float
+    image: np.ndarray
+
+    def reduced(self, long_side_px: int) -> np.ndarray:
+        """The image with its long side at most `long_side_px`."""
+        height, width = self.image.shape[:2]
+        scale = long_side_px / max(height, width)
+        if scale >= 1.0:
+            return self.image
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        return cv2.resize(self.image, size, interpolation=cv2.INTER_AREA)
+
+
+class CandidateBuffer:
+    """Keeps a frame about every quarter second, and at most about 120 for the longest clip allowed."""
+
+    def __init__(self, long_side_px: int, longest_clip_s: float) -> None:
+        self._long_side_px = long_side_px
+        self._interval_s = max(0.25, longest_clip_s / MOST_PER_CLIP)
+        self._kept: list[Candidate] = []
+        self._latest: Frame | None = None
+
+    def offer(self, frame: Frame) -> None:
+        """Keep `frame` when it is due."""
+        self._latest = frame
+        if not self._kept or frame.time_s >= self._kept[-1].time_s + self._interval_s:
+            self._keep(frame)
+
+    def nearest(self, first: int, end: int, times_s: Sequence[float]) -> list[Candidate]:
+        """For each time the nearest kept frame of [first, end).
+
+        A clip of a few frames at a very high rate may have none of its own: the nearest of all is taken, and its time tells.
+        """
+        inside = [candidate for candidate in self._kept if first <= candidate.index < end] or self._kept
+        return [min(inside, key=lambda candidate: abs(candidate.time_s - time_s)) for time_s in times_s]
+
+    def drop_before(self, end: int) -> None:
+        """Forget the frames before index `end`, where the next clip begins; that clip has at least one frame at once."""
+        assert self._latest is not None, "frames are offered before clips are closed"
+        remaining = [candidate for candidate in self._kept if candidate.index >= end]
+        if remaining or self._latest.index >= end:
+            self._kept = remaining
+        if not remaining and self._latest.index >= end:
+            self._keep(self._latest)
+
+    def _keep(self, frame: Frame) -> None:
+        self._kept.append(Candidate(frame.index, frame.time_s, frame.fitted(self._long_side_px)))
+
+
+def key_times(start_s: float, end_s: float, inset_s: float) -> list[float]:
+    """Times of first, middle and last frame: the outer two moved inwards by `inset_s`, at most 1/8 of the clip."""
+    inset = min(inset_s, (end_s - start_s) / 8)
+    return [start_s + inset, (start_s + end_s) / 2, end_s - inset]
+
+
+def grid_times(start_s: float, end_s: float, num: int, inset_s: float) -> list[float]:
+    """`num` times evenly spaced from the first to the last key time."""
+    first_s, _, last_s = key_times(start_s, end_s, inset_s)
+    return [float(time_s) for time_s in np.linspace(first_s, last_s, num)]

@@ -1,0 +1,90 @@
+"""A child process that runs one function call after another and can be killed: decoders crash and hang on damaged input."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Any, Generic, TypeVar
+
+from curation.config import CurationError
+
+R = TypeVar("R")
+
+
+class WorkerDiedError(CurationError):
+    """The child process crashed, was killed for memory, or did not answer in time."""
+
+
+class KillableWorker(Generic[R]):
+    """Calls `function` in a child process; a call that kills the child, or outlasts the limit, raises and costs only itself.
+
+    The child is started by the first call and by the first one after a death. `function` must be importable by name, its arguments
+    and result picklable; exceptions it raises come through.
+    """
+
+    def __init__(self, function: Callable[..., R], time_limit_s: float, memory_limit_bytes: int) -> None:
+        self._function, self._time_limit_s, self._memory_limit_bytes = function, time_limit_s, memory_limit_bytes
+        self._process: SpawnProcess | None = None
+        self._pipe: Connection | None = None
+
+    def call(self, *arguments: Any) -> R:
+        """The result of `function(*arguments)`.
+
+        Raises:
+            WorkerDiedError: no result, because the child ended or took longer than the limit.
+        """
+        pipe = self._running()
+        pipe.send(arguments)
+        if not pipe.poll(self._time_limit_s):
+            self.stop()
+            raise WorkerDiedError(f"no result within {self._time_limit_s:g} s: the decoder hangs, or raise time_limit_s")
+        try:
+            result, error = pipe.recv()
+        except EOFError as lost:
+            code = self.stop()
+            raise WorkerDiedError(f"the decoder's process died (exit code {code}): leave this file out") from lost
+        if error is not None:
+            raise error
+        return result  # type: ignore[no-any-return]
+
+    def stop(self) -> int | None:
+        """End the child; returns its exit code."""
+        process, pipe, self._process, self._pipe = self._process, self._pipe, None, None
+        if process is None or pipe is None:
+            return None
+        pipe.close()
+        process.join(timeout=1.0)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        return process.exitcode
+
+    def _running(self) -> Connection:
+        if self._process is not None and self._pipe is not None and self._process.is_alive():
+            return self._pipe
+        self.stop()
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        target = (theirs, self._function, self._memory_limit_bytes)
+        self._process = context.Process(target=_serve, args=target, daemon=True)
+        self._process.start()
+        theirs.close()
+        return self._pipe
+
+
+def _serve(pipe: Connection, function: Callable[..., Any], memory_limit_bytes: int) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    while True:
+        try:
+            arguments = pipe.recv()
+        except EOFError:
+            return
+        try:
+            answer = (function(*arguments), None)
+        except (ValueError, OSError, MemoryError, RuntimeError) as error:
+            answer = (None, error)
+        pipe.send(answer)
