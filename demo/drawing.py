@@ -171,7 +171,14 @@ def hero_outline(shape: str, x: float, y: float, radius: float, angle: float) ->
 
 
 def draw_hero(
-    image: Image, shape: str, colour: str, x: float, y: float, radius: float, angle: float = 0.0, gaze: float = 0.0
+    image: Image,
+    shape: str,
+    colour: str,
+    x: float,
+    y: float,
+    radius: float,
+    angle: float = 0.0,
+    gaze: float = 0.0,
 ) -> None:
     """Draw the hero into `image` in place; lengths in frame heights, `gaze` −1 … 1 moves the pupils."""
     unit = image.shape[0] * 2**SUBPIXEL_BITS
