@@ -142,8 +142,7 @@ def unit_outline(shape: str) -> NDArray[np.float64]:
     elif shape == "cross":
         arm = 0.37
         corners = np.array(
-            [(-arm, -1), (arm, -1), (arm, -arm), (1, -arm), (1, arm), (arm, arm)]
-            + [(arm, 1), (-arm, 1), (-arm, arm), (-1, arm), (-1, -arm), (-arm, -arm)],
+            [(-arm, -1), (arm, -1), (arm, -arm), (1, -arm), (1, arm), (arm, arm), (arm, 1), (-arm, 1), (-arm, arm), (-1, arm), (-1, -arm), (-arm, -arm)],
             float,
         )
     elif shape == "heart":

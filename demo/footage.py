@@ -51,9 +51,7 @@ def truth_of(episode: world.Episode, size_px: int) -> dict[str, object]:
             "caption": scene.caption,
             "image_caption": scene.image_caption,
             "speed_px_s": world.speed_px_s(scene, size_px, size_px, episode.fps),
-            "text_boxes": [drawing.title_box(scene.title, scene.title_at_top, size_px, size_px)]
-            if scene.title
-            else [],
+            "text_boxes": [drawing.title_box(scene.title, scene.title_at_top, size_px, size_px)] if scene.title else [],
         }
         for scene, start, end in zip(episode.scenes, first, ends, strict=True)
     ]

@@ -104,18 +104,14 @@ def coca_loss(output: dict[str, Tensor], captions: list[str]) -> tuple[Tensor, T
     logits = output["logit_scale"] * output["image_features"].float() @ output["text_features"].float().T
     contrastive = (F.cross_entropy(logits, positives) + F.cross_entropy(logits.T, positives)) / 2
     pad = coca.SPECIAL_IDS["<pad>"]
-    captioning = F.cross_entropy(
-        output["logits"].float().flatten(0, 1), output["labels"].flatten(), ignore_index=pad
-    )
+    captioning = F.cross_entropy(output["logits"].float().flatten(0, 1), output["labels"].flatten(), ignore_index=pad)
     return contrastive, captioning
 
 
 def train(config: TrainCoca) -> nn.Module:
     """Run the optimisation and return the model in evaluation mode."""
     model, tokenizer = coca.create_model(config.seed), coca.build_tokenizer()
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.05
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.learning_rate, total_steps=config.steps, pct_start=0.05
     )
@@ -143,12 +139,8 @@ def fit_aesthetic_head(model: nn.Module, seed: int, num_frames: int = 4000) -> d
     rng = np.random.default_rng([seed, 1])
     embeddings, ratings = [], []
     for _ in range(num_frames // 100):
-        scenes = [
-            world.random_scene(rng, world.random_hero(rng, False), False, clean=True) for _ in range(100)
-        ]
-        scenes[::2] = [
-            dataclasses.replace(s, quality=str(rng.choice(world.QUALITIES[1:]))) for s in scenes[::2]
-        ]
+        scenes = [world.random_scene(rng, world.random_hero(rng, False), False, clean=True) for _ in range(100)]
+        scenes[::2] = [dataclasses.replace(s, quality=str(rng.choice(world.QUALITIES[1:]))) for s in scenes[::2]]
         images = np.stack([film_frame(scene, rng) for scene in scenes])
         embeddings.append(model.get_submodule("visual")(to_input(images))[0])
         ratings += [CLEAN_RATING if scene.quality == "clean" else DEGRADED_RATING for scene in scenes]

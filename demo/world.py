@@ -27,9 +27,7 @@ QUALITIES = ("clean", "blurry", "noisy", "faded")
 TRANSITIONS = ("hard", "fade", "dissolve")
 TITLES = ("EPISODE", "THE END", "NEWS", "LATER", "SUBSCRIBE", "CHAPTER", "MEANWHILE", "COMING SOON")
 
-PREPOSITION = {
-    place: "on the" if place == "beach" else "in" if place == "space" else "in the" for place in PLACES
-}
+PREPOSITION = {place: "on the" if place == "beach" else "in" if place == "space" else "in the" for place in PLACES}
 TRANSITION_S = {"hard": 0.0, "fade": 1.0, "dissolve": 0.75}
 HERO_RADIUS = 0.18
 GROUND = 0.62

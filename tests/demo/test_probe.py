@@ -15,9 +15,7 @@ def test_probe_reads_clean_frames(size_px: int, least_shapes_right: float) -> No
         time_s = float(rng.uniform(0, scene.duration_s))
         reading = probe.read_frame(world.draw_scene(scene, time_s, size_px, size_px))
         pose = world.pose_at(scene, time_s)
-        right.append(
-            (reading.colour == scene.colour, reading.place == scene.place, reading.shape == scene.shape)
-        )
+        right.append((reading.colour == scene.colour, reading.place == scene.place, reading.shape == scene.shape))
         assert reading.x is not None
         assert reading.y is not None
         distances.append(np.hypot(reading.x - pose.x, reading.y - pose.y))

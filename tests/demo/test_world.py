@@ -120,8 +120,7 @@ def test_title_box_holds_the_letters() -> None:
 
 def test_degradations_do_what_their_names_say() -> None:
     clean, blurry, noisy, faded = (
-        world.draw_scene(make_scene("stands still", quality), 0, 128, 128).astype(float)
-        for quality in world.QUALITIES
+        world.draw_scene(make_scene("stands still", quality), 0, 128, 128).astype(float) for quality in world.QUALITIES
     )
 
     def sharpness(image: np.ndarray) -> float:
