@@ -1,0 +1,114 @@
+"""Which videos there are: a folder, a glob, a list file or a single video, on this machine or any pyarrow file system."""
+
+import fnmatch
+import glob
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import fs
+
+from curation.config import CurationError
+
+VIDEO_SUFFIXES = frozenset(
+    ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv".split()
+)
+_WILDCARDS = frozenset("*?[")
+
+
+class InputError(CurationError):
+    """There is nothing to curate at the place given."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One input as listed. `size_bytes` and `modified_ns` tell whether it changed; null when it cannot be looked up."""
+
+    uri: str
+    size_bytes: int | None
+    modified_ns: int | None
+
+
+def list_sources(place: str) -> list[Source]:
+    """All videos at `place`, sorted by URI: DIR (searched below), GLOB, a list file (one URI or path per line) or a video.
+
+    Raises InputError when the place is missing or holds no file with the suffix of a video.
+    """
+    if "://" not in place:
+        place = str(Path(place).expanduser().absolute())
+    files, path = _file_system(place)
+    info = files.get_file_info(path)
+    if info.type == fs.FileType.Directory:
+        found = _videos(files.get_file_info(fs.FileSelector(path, recursive=True)))
+    elif info.type == fs.FileType.File:
+        found = [info] if is_video(path) else _listed(files, path, place)
+    elif _WILDCARDS & set(path):
+        found = _matching(files, path)
+    else:
+        raise InputError(f"input {place} does not exist: give a folder, a glob, a list file or a video with --input")
+    if not found:
+        raise InputError(f"input {place} holds no video ({_suffixes()}): give a place that does with --input")
+    prefix = place[: -len(path)] if "://" in place else ""
+    sources = {item if isinstance(item, Source) else _source(item, prefix) for item in found}
+    if all(source.size_bytes == 0 for source in sources):
+        raise InputError(f"input {place}: all {len(sources)} video files are empty (0 bytes): copy them again")
+    return sorted(sources, key=lambda source: source.uri)
+
+
+def is_video(path: str) -> bool:
+    """Whether the name ends like a video's; hidden files (a leading dot) are not looked at."""
+    name = path.rsplit("/", 1)[-1]
+    return not name.startswith(".") and Path(name).suffix.lower() in VIDEO_SUFFIXES
+
+
+def _file_system(place: str) -> tuple[fs.FileSystem, str]:
+    if "://" not in place:
+        return fs.LocalFileSystem(), place
+    try:
+        files, path = fs.FileSystem.from_uri(place)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{place} is not a URI that can be read ({error}): use a path, file:// or s3://") from error
+    return files, path
+
+
+def _videos(infos: Sequence[fs.FileInfo]) -> list[fs.FileInfo]:
+    return [info for info in infos if info.type == fs.FileType.File and is_video(info.path)]
+
+
+def _matching(files: fs.FileSystem, pattern: str) -> list[fs.FileInfo]:
+    if isinstance(files, fs.LocalFileSystem):
+        return _videos(files.get_file_info(glob.glob(pattern, recursive=True)))
+    first = min(pattern.index(mark) for mark in _WILDCARDS if mark in pattern)
+    base = pattern[:first].rpartition("/")[0]
+    below = files.get_file_info(fs.FileSelector(base, recursive=True))
+    return [info for info in _videos(below) if fnmatch.fnmatchcase(info.path, pattern)]
+
+
+def _listed(files: fs.FileSystem, path: str, place: str) -> list[Source]:
+    """Lines of a list file; relative paths start at its folder; a missing entry stays in and becomes an error row."""
+    with files.open_input_stream(path) as stream:
+        data = stream.read(64 << 20)
+    try:
+        lines = [line.strip() for line in data.decode().splitlines()]
+    except UnicodeDecodeError as error:
+        raise InputError(f"input {place} is neither a video ({_suffixes()}) nor a list in UTF-8") from error
+    entries = [line for line in lines if line and not line.startswith("#") and is_video(line)]
+    folder = place.rpartition("/")[0]
+    return [_look_up(entry if "://" in entry or entry.startswith("/") else f"{folder}/{entry}") for entry in entries]
+
+
+def _look_up(uri: str) -> Source:
+    files, path = _file_system(uri)
+    info = files.get_file_info(path)
+    if info.type != fs.FileType.File:
+        return Source(uri, None, None)
+    return Source(uri, info.size, info.mtime_ns)
+
+
+def _source(info: fs.FileInfo, prefix: str) -> Source:
+    return Source(f"{prefix}{info.path}", info.size, info.mtime_ns)
+
+
+def _suffixes() -> str:
+    return " ".join(sorted(VIDEO_SUFFIXES))

@@ -1,0 +1,62 @@
+"""LAION-form heads: known answers of the real ones, folding of stacks, refusals."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from curation.config import AestheticsConfig
+from curation.stages.aesthetics import AestheticHead, AestheticHeadError, fold
+
+# LAION's heads applied to LAION's own mean embeddings of pictures rated k.
+KNOWN = [
+    ("laion-aesthetic-v1/sa_0_4_vit_b_32_linear.pth", "vit_b_32", {0: -1.4700, 2: 1.9900, 4: 5.0874, 6: 7.6682, 8: 9.9166}),
+    ("laion-aesthetic-v1/sa_0_4_vit_l_14_linear.pth", "vit_l_14", {0: -2.4579, 2: 1.8951, 4: 5.0997, 6: 7.7870, 8: 10.2264}),
+    ("improved-aesthetic/sac+logos+ava1-l14-linearMSE.pth", "vit_l_14", {0: 1.6555, 2: 3.0698, 4: 4.2380, 6: 5.0731, 8: 5.5767}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("head", "model", "scores"), KNOWN)
+def test_laion_heads_give_their_known_scores(
+    media: Callable[[str], Path], head: str, model: str, scores: dict[int, float]
+) -> None:
+    loaded = AestheticHead.load(AestheticsConfig(head=media(head)))
+    for rating, expected in scores.items():
+        embedding = np.load(media(f"laion-aesthetic-v1/{model}_embeddings_rating{rating}.npy")).reshape(1, -1)
+        assert loaded.score(embedding)[0] == pytest.approx(expected, abs=2e-3)
+
+
+def test_stack_of_layers_equals_its_layers_one_after_another() -> None:
+    torch.manual_seed(0)
+    stack = torch.nn.Sequential(*[torch.nn.Linear(a, b) for a, b in [(12, 9), (9, 7)] * 1 + [(7, 1)]]).double()
+    state = {f"layers.{10 * i if i else 2}.{key}": value.numpy() for i in range(3) for key, value in stack[i].state_dict().items()}
+    weight, bias = fold(state, Path("head"))
+    x = torch.randn(5, 12, dtype=torch.float64)
+    np.testing.assert_allclose(x.numpy() @ weight + bias, stack(x)[:, 0].detach().numpy(), atol=1e-12)
+
+
+def test_safetensors_head(tmp_path: Path) -> None:
+    save_file({"weight": np.array([[1.0, 2.0]], np.float32), "bias": np.array([0.5], np.float32)}, tmp_path / "h.safetensors")
+    head = AestheticHead.load(AestheticsConfig(head=tmp_path / "h.safetensors"))
+    np.testing.assert_allclose(head.score(np.array([[1, 0], [0, 1]], np.float32)), [1.5, 2.5])
+    with pytest.raises(AestheticHeadError, match="width 2, the CLIP model gives 3"):
+        head.score(np.zeros((1, 3), np.float32))
+
+
+def test_unreadable_heads_are_one_line(tmp_path: Path) -> None:
+    for name, content in [("cut.safetensors", b"\x08\x00"), ("cut.pth", b"PK\x03\x04"), ("none.pth", None)]:
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(AestheticHeadError, match=re.escape(name)):
+            AestheticHead.load(AestheticsConfig(head=path))
+
+
+def test_pickled_code_is_not_run(tmp_path: Path) -> None:
+    torch.save({"weight": Path("anything but tensors")}, tmp_path / "head.pth")
+    with pytest.raises(AestheticHeadError):
+        AestheticHead.load(AestheticsConfig(head=tmp_path / "head.pth"))
