@@ -81,9 +81,7 @@ def generate_latents(
     return torch.stack([frames.latents[frame] for frame in range(len(prompts))], dim=1)
 
 
-def decode_frames(
-    pipe: NuwaXLPipeline, latents: torch.Tensor, overlap: int = DECODE_OVERLAP
-) -> Iterator[np.ndarray]:
+def decode_frames(pipe: NuwaXLPipeline, latents: torch.Tensor, overlap: int = DECODE_OVERLAP) -> Iterator[np.ndarray]:
     """Frames, uint8 (H W 3), of scaled latents (c n h w), decoded in chunks of one window.
 
     Neighbouring chunks share `overlap` frames, which cross-fade: how a frame decodes depends on neighbours.

@@ -42,9 +42,7 @@ def _encode(path: Path, frames: Iterable[np.ndarray], rate: Fraction, upscale: i
                 if size[0] % 2 or size[1] % 2:
                     raise NuwaError(f"frames of {size[1]}×{size[0]} px: H.264 needs even sizes; upscale by 2")
                 stream.height, stream.width = size
-            container.mux(
-                stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24"))
-            )
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
             count += 1
         if count == 0:
             raise NuwaError(f"no frame to write to {path.name}; give at least one")

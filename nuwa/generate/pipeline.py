@@ -66,12 +66,9 @@ class NuwaXLPipeline(DiffusionPipeline):
         """Tokens of each prompt: (n_prompts, n_tokens, d), on the text encoder's device."""
         if not prompts:
             raise NuwaError("no prompt to encode; give at least one (an empty string is a prompt)")
-        length = self.tokenizer.model_max_length
-        tokens = self.tokenizer(
-            prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
-        )
-        tokens = self.text_encoder(tokens["input_ids"].to(self.text_encoder.device))
-        return tokens.float()
+        length = min(self.tokenizer.model_max_length, self.text_encoder.context_length)
+        tokens = self.tokenizer(prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        return self.text_encoder(tokens["input_ids"].to(self.text_encoder.device)).float()
 
 
 def save_pipeline(pipe: NuwaXLPipeline, folder: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -107,9 +104,7 @@ def load_pipeline(folder: str | Path) -> NuwaXLPipeline:
         pipe = NuwaXLPipeline.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
         line = " ".join(str(error).split())
-        raise NuwaError(
-            f"pipeline folder {folder} cannot be loaded ({line}); train or copy it again"
-        ) from error
+        raise NuwaError(f"pipeline folder {folder} cannot be loaded ({line}); train or copy it again") from error
     finally:
         logging.enable_progress_bar()
     for name, module in pipe.components.items():
@@ -137,9 +132,7 @@ def _is_filled(folder: Path) -> bool:
 def _components(folder: Path) -> list[str]:
     index = folder / "model_index.json"
     if not folder.is_dir():
-        raise NuwaError(
-            f"there is no pipeline folder {folder}; give the folder `model` that a training run wrote"
-        )
+        raise NuwaError(f"there is no pipeline folder {folder}; give the folder `model` that a training run wrote")
     if not index.is_file():
         raise NuwaError(
             f"{folder} is no pipeline folder ({index.name} is missing); give the folder `model` of a training"
@@ -192,9 +185,7 @@ def _weight_names(path: Path) -> set[str]:
         with safe_open(path, framework="pt") as weights:
             return set(weights.keys())
     except SafetensorError as error:
-        raise NuwaError(
-            f"{path} is damaged or cut short ({error}); copy or train this pipeline again"
-        ) from error
+        raise NuwaError(f"{path} is damaged or cut short ({error}); copy or train this pipeline again") from error
 
 
 def _check_keys(folder: Path, module: nn.Module) -> None:

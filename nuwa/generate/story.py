@@ -99,9 +99,7 @@ def spans(prompts: list[str]) -> list[Span]:
 def _known_keys(content: dict[Any, Any], known: set[str], name: str) -> None:
     unknown = sorted(str(key) for key in content if key not in known)
     if unknown:
-        raise NuwaError(
-            f"{name} has an unknown key `{unknown[0]}` (known: {', '.join(sorted(known))}); {_FORM}"
-        )
+        raise NuwaError(f"{name} has an unknown key `{unknown[0]}` (known: {', '.join(sorted(known))}); {_FORM}")
 
 
 def _scene(entry: Any, name: str) -> Scene:

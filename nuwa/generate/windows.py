@@ -85,7 +85,7 @@ def sample_windows(pipe: NuwaXLPipeline, tasks: Sequence[WindowTask], sampling: 
     noise, generators = _noise(tasks, sampling.seed, given.shape[1:], pipe.device)
     stride = torch.tensor([task.window.stride for task in tasks], device=pipe.device)
     time_ids = _time_ids(len(tasks), sampling, pipe.device)
-    predict = guided(denoiser, sampling.guidance, pipe.encode_prompts([""]))
+    predict = guided(denoiser, sampling.guidance, pipe.encode_prompts([""])[0])
     scheduler = _fresh(pipe.scheduler, sampling.steps, pipe.device)
     zt = noise * scheduler.init_noise_sigma
     for step in scheduler.timesteps:
@@ -97,9 +97,7 @@ def sample_windows(pipe: NuwaXLPipeline, tasks: Sequence[WindowTask], sampling: 
     return torch.where(mask > 0, given, zt)
 
 
-def conditioning(
-    pipe: NuwaXLPipeline, tasks: Sequence[WindowTask]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def conditioning(pipe: NuwaXLPipeline, tasks: Sequence[WindowTask]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What is known of each window (NUWA-XL Sec. 3.2).
 
     Returns the condition z_c (b c l h w), encoded from pixels in which unknown frames are zero; the latents
@@ -137,9 +135,9 @@ def _noise(
 
 
 def _time_ids(rows: int, sampling: Sampling, device: torch.device) -> torch.Tensor:
-    """Fps, motion score, noise augmentation of each window: (b 3), NaN = not known."""
+    """Fps, motion score, noise augmentation (none here) of each window: (b 3), NaN = not known."""
     motion = math.nan if sampling.motion_score is None else sampling.motion_score
-    return torch.tensor([[sampling.fps, motion, math.nan]] * rows, device=device)
+    return torch.tensor([[sampling.fps, motion, 0.0]] * rows, device=device)
 
 
 def _fresh(scheduler: SchedulerMixin, steps: int, device: torch.device) -> SchedulerMixin:
