@@ -141,10 +141,8 @@ def unit_outline(shape: str) -> NDArray[np.float64]:
         corners = np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
     elif shape == "cross":
         arm = 0.37
-        corners = np.array(
-            [(-arm, -1), (arm, -1), (arm, -arm), (1, -arm), (1, arm), (arm, arm), (arm, 1), (-arm, 1), (-arm, arm), (-1, arm), (-1, -arm), (-arm, -arm)],
-            float,
-        )
+        quarter = np.array([(-arm, -1), (arm, -1), (arm, -arm)], float)
+        corners = np.concatenate([quarter @ _quarter_turns(count) for count in range(4)])
     elif shape == "heart":
         x = 16 * np.sin(turn) ** 3
         y = 13 * np.cos(turn) - 5 * np.cos(2 * turn) - 2 * np.cos(3 * turn) - np.cos(4 * turn)
@@ -152,6 +150,11 @@ def unit_outline(shape: str) -> NDArray[np.float64]:
     else:
         raise ValueError(f"unknown shape {shape!r}")
     return _resample(corners, OUTLINE_POINTS)
+
+
+def _quarter_turns(count: int) -> NDArray[np.float64]:
+    """Matrix that turns row vectors by `count` right angles."""
+    return np.asarray(np.linalg.matrix_power(np.array([(0, 1), (-1, 0)], float), count))
 
 
 def _resample(corners: NDArray[np.float64], num_points: int) -> NDArray[np.float64]:

@@ -40,7 +40,7 @@ class Film:
 
 
 def truth_of(episode: world.Episode, size_px: int) -> dict[str, object]:
-    """Everything that is true of the episode at this frame size, ready for JSON; boxes are left, top, right, bottom px."""
+    """What is true of the episode at this frame size, ready for JSON; boxes are left, top, right, bottom in px."""
     first = episode.first_frames
     ends = [*first[1:], episode.num_frames]
     scenes = [
