@@ -62,8 +62,8 @@ def generate_latents(
     window when it is done, with its latents (c l h w).
     """
     length = pipe.config.window_length
-    levels = plan(len(prompts), length, depth)
     encoded = _encode(pipe, prompts)
+    levels = plan(len(prompts), length, depth)
     frames = _Frames({}, {})
     ready = [levels[0][0]]
     while ready:

@@ -11,7 +11,7 @@ from nuwa.models.text import PromptEncoder
 from nuwa.models.vae import TemporalVAE
 
 LENGTH = 5
-WORDS = "<pad> <bos> <eos> <unk> a red blue star circle jumps".split()
+WORDS = ["<pad>", "<bos>", "<eos>", "<unk>", "a", "red", "blue", "star", "circle", "jumps"]
 
 
 def build(seed: int = 0, *, shared: bool = True) -> NuwaXLPipeline:
@@ -41,7 +41,7 @@ _TEXT_CONFIG = {"context_length": 8, "vocab_size": len(WORDS), "width": 8, "head
 def _break_zero_init(module: torch.nn.Module) -> None:
     with torch.no_grad():
         for weight in module.parameters():
-            weight += 0.1 * torch.randn(weight.shape)
+            weight += 0.03 * torch.randn(weight.shape)
 
 
 def _image_vae() -> AutoencoderKL:
