@@ -3,15 +3,12 @@
 Every step is a command of its own, printed before it runs, and does nothing when its result is there already.
 """
 
-import shlex
-import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from nuwa.hierarchy import NuwaError
 from pipelines import cli
+from pipelines.commands import must_run, run
 
 HERE = Path(__file__).resolve().parent.parent / "demo"
 NUM_FRAMES = 226
@@ -33,24 +30,6 @@ class Demo:
     """Story of the video."""
     episodes: int = 56
     """Toon episodes to film when no footage is given."""
-
-
-def run(module: str, *words: str | Path | float) -> int:
-    """Print a command, run it, and return its exit status; 1 (an internal failure) ends the demo."""
-    command = ["python", "-m", module, *map(str, words)]
-    print(f"\n$ {shlex.join(command)}", flush=True)
-    started = time.monotonic()
-    status = subprocess.run([sys.executable, *command[1:]], check=False).returncode
-    print(f"[{module}: {time.monotonic() - started:.0f} s]", flush=True)
-    if status not in (0, 2):
-        sys.exit(1)
-    return status
-
-
-def must_run(module: str, *words: str | Path | float) -> None:
-    """Like `run`; a status 2, which has said what to change, ends the demo too."""
-    if run(module, *words):
-        raise NuwaError(f"the demo stops here: {module} cannot go on, its line above says why")
 
 
 def train_stages(config: Demo, dataset: Path) -> tuple[Path, list[Path]]:
