@@ -1,0 +1,137 @@
+"""New components at a preset's size: what a training starts from when there is no pipeline to start from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from nuwa.data.runs import Run
+from nuwa.generate.pipeline import NuwaXLPipeline
+from nuwa.models.mtd import MaskTemporalUNet
+from nuwa.models.text import PromptEncoder
+from nuwa.models.vae import TemporalVAE
+from nuwa.train.config import TrainConfig, TrainError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Widths of the two image networks; the autoencoder shrinks by 2 per width after the first."""
+
+    vae_channels: tuple[int, ...]
+    vae_layers: int
+    unet_channels: tuple[int, ...]
+    unet_layers: int
+    heads: int
+    norm_groups: int
+
+
+PRESETS = {
+    "toy": Sizes(
+        vae_channels=(32, 64, 64), vae_layers=1, unet_channels=(64, 128), unet_layers=1, heads=4, norm_groups=16
+    ),
+    "base": Sizes(
+        vae_channels=(64, 128, 256),
+        vae_layers=2,
+        unet_channels=(128, 256, 512),
+        unet_layers=2,
+        heads=8,
+        norm_groups=32,
+    ),
+    "large": Sizes(
+        vae_channels=(128, 256, 512, 512),
+        vae_layers=2,
+        unet_channels=(320, 640, 1280, 1280),
+        unet_layers=2,
+        heads=8,
+        norm_groups=32,
+    ),
+}
+LATENT_CHANNELS = 4
+
+
+def build_pipeline(config: TrainConfig, run: Run) -> NuwaXLPipeline:
+    """A pipeline of untrained networks for runs like `run`, with the text tower of `config.text_encoder`."""
+    sizes = PRESETS[config.preset]
+    factor = 2 ** (len(sizes.vae_channels) - 1)
+    multiple = factor * 2 ** (len(sizes.unet_channels) - 1)
+    if run.width % multiple or run.height % multiple:
+        raise TrainError(
+            f"runs of {run.width}x{run.height} px do not fit preset {config.preset}: both sides must be multiples "
+            f"of {multiple}; curate at such a size, or choose another preset"
+        )
+    text_encoder, tokenizer = load_text_encoder(config.text_encoder)
+    torch.manual_seed(config.seed)
+    return NuwaXLPipeline(
+        vae=TemporalVAE.from_image_vae(_image_vae(sizes, run)),
+        denoiser_global=MaskTemporalUNet.from_unet(_image_unet(sizes, run.height // factor, _width(text_encoder))),
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        scheduler=new_scheduler(config.prediction_type),
+        window_length=config.length,
+        train_fps=run.train_fps,
+        height=run.height,
+        width=run.width,
+    )
+
+
+def load_text_encoder(folder: Path) -> tuple[PromptEncoder, PreTrainedTokenizerFast]:
+    """Text tower and tokenizer of an open_clip model folder, frozen."""
+    if not (folder / "open_clip_config.json").is_file():
+        raise TrainError(
+            f"text encoder {folder} has no open_clip_config.json; give an open_clip model folder by --text-encoder, "
+            "or a pipeline folder by --init"
+        )
+    text_encoder = PromptEncoder.from_open_clip(folder).eval().requires_grad_(False)
+    return text_encoder, AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def new_scheduler(prediction_type: str) -> DDIMScheduler:
+    """Stable Diffusion's betas, rescaled to end in pure noise (Lin et al. 2023, arXiv 2305.08891), so that the
+    first sampling step sees what training saw. Paper: not stated.
+    """
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        prediction_type=prediction_type,
+        rescale_betas_zero_snr=prediction_type == "v_prediction",
+        timestep_spacing="trailing",
+    )
+
+
+def _width(text_encoder: PromptEncoder) -> int:
+    return int(text_encoder(torch.zeros(1, 4, dtype=torch.long)).shape[-1])
+
+
+def _image_vae(sizes: Sizes, run: Run) -> AutoencoderKL:
+    levels = len(sizes.vae_channels)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=sizes.vae_channels,
+        layers_per_block=sizes.vae_layers,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=sizes.norm_groups,
+        sample_size=run.height,
+        scaling_factor=1.0,
+    )
+
+
+def _image_unet(sizes: Sizes, latent_height: int, text_width: int) -> UNet2DConditionModel:
+    levels = len(sizes.unet_channels)
+    return UNet2DConditionModel(
+        sample_size=latent_height,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        down_block_types=("CrossAttnDownBlock2D",) * levels,
+        up_block_types=("CrossAttnUpBlock2D",) * levels,
+        block_out_channels=sizes.unet_channels,
+        layers_per_block=sizes.unet_layers,
+        cross_attention_dim=text_width,
+        attention_head_dim=sizes.heads,
+        norm_num_groups=sizes.norm_groups,
+    )

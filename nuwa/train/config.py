@@ -1,0 +1,175 @@
+"""What one training run is: stage, data, sizes, schedule. No torch here."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nuwa.hierarchy import NuwaError
+
+STAGES = ("image-vae", "image", "vae", "mtd")
+PLANNED = ("stunet", "ssr")
+PRESETS = ("toy", "base", "large")
+
+DEMO_TEXT_ENCODER = Path(__file__).parents[2] / "demo" / "weights" / "coca"
+
+FREE_TO_CHANGE = frozenset(
+    "dataset output init steps checkpoint_every keep_checkpoints log_every threads loader_workers frame_cache_mb "
+    "latent_cache_mb workers ray_address engine".split()
+)
+"""Fields that may differ when a run is continued; all others change what is learned."""
+
+
+class TrainError(NuwaError):
+    """The training cannot start or go on as asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    stage: str
+    """What to train: image-vae, image, vae, mtd, in this order; each one's RUN/model is the next one's --init."""
+    dataset: Path
+    """Dataset folder written by pipelines.curate."""
+    output: Path
+    """Run folder: config.json, logs/, checkpoints/, model/. The same command again resumes."""
+    init: Path | None = None
+    """Pipeline folder to start from; without it every component starts new at the preset's size."""
+    preset: Literal["toy", "base", "large"] = "toy"
+    """Size of new components: toy for 32 px on a CPU, base, large (Stable Diffusion's)."""
+    text_encoder: Path = DEMO_TEXT_ENCODER
+    """open_clip model folder whose text tower encodes prompts; used without --init only."""
+    levels: Literal["global", "local", "all"] = "all"
+    """mtd: which network to train; all trains one network shared by all levels."""
+    length: int = 16
+    """Frames of one window, L."""
+    depth: int = 2
+    """Levels, the global one included; strides are (L−1)^(depth−1) … L−1, 1."""
+    hop: int = 1
+    """Windows begin at multiples of this many frames."""
+    steps: int | None = None
+    """Optimiser steps; default by stage."""
+    batch: int | None = None
+    """Windows (frames for image-vae and image) per step and worker; default by stage."""
+    lr: float | None = None
+    """Peak learning rate; default by stage."""
+    warmup: int = 100
+    """Steps over which the learning rate rises from 0."""
+    decay_frac: float = 0.3
+    """Last part of the steps over which the learning rate falls to 0, linearly."""
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    """Largest norm of the gradient of all weights together."""
+    ema_decay: float = 0.999
+    """Decay of the averaged weights, which are the ones saved in model/; young averages decay faster."""
+    prediction_type: Literal["v_prediction", "epsilon"] = "v_prediction"
+    """What a new denoiser predicts; with --init the scheduler of that folder decides."""
+    prompt_dropout: float = 0.1
+    """Probability that a window loses all its prompts (classifier-free guidance)."""
+    condition_dropout: float = 0.1
+    """Probability that a window's fps and motion score are hidden, each on its own."""
+    global_mask_frac: float = 0.1
+    """mtd: share of local windows trained with nothing given."""
+    kl_weight: float = 1e-4
+    """image-vae, vae: weight of the KL term per latent element, against the mean absolute error."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Autocast type; auto takes bf16 where the device multiplies it natively (AMX, recent GPUs)."""
+    seed: int = 0
+    checkpoint_every: int = 500
+    """Steps between checkpoints; model/ is written with each."""
+    keep_checkpoints: int = 2
+    log_every: int = 20
+    threads: int | None = None
+    """CPU threads of each worker; default all cores shared out among the workers."""
+    loader_workers: int = 0
+    """Processes that decode ahead; 0 decodes in the training process, best when runs fit the frame cache."""
+    frame_cache_mb: int = 2048
+    """Memory for decoded runs, per process."""
+    latent_cache_mb: int = 2048
+    """Memory for latents of a frozen autoencoder; windows that do not fit are encoded each time."""
+    workers: int = 1
+    """Ray Train workers."""
+    ray_address: str | None = None
+    """Ray cluster to use; default one started on this machine."""
+    engine: Literal["ray", "local"] = "ray"
+    """local runs the same loop in this process, without Ray."""
+
+
+DEFAULTS: dict[str, tuple[int, int, float]] = {
+    "image-vae": (3000, 32, 1e-3),
+    "image": (4000, 64, 1e-3),
+    "vae": (300, 2, 2e-4),
+    "mtd": (3000, 8, 5e-4),
+}
+"""Steps, batch and peak learning rate of each stage for the toy preset on two cores."""
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """Check a config and fill in the defaults of its stage."""
+    if config.stage in PLANNED:
+        raise TrainError(f"stage {config.stage} is not implemented yet; choose one of {', '.join(STAGES)}")
+    if config.stage not in STAGES:
+        raise TrainError(f"there is no stage {config.stage!r}; choose one of {', '.join(STAGES)}")
+    steps, batch, lr = DEFAULTS[config.stage]
+    config = dataclasses.replace(
+        config,
+        steps=steps if config.steps is None else config.steps,
+        batch=batch if config.batch is None else config.batch,
+        lr=lr if config.lr is None else config.lr,
+    )
+    for name in ("steps", "batch", "hop", "checkpoint_every", "keep_checkpoints", "log_every", "workers"):
+        if getattr(config, name) < 1:
+            raise TrainError(f"{name} is {getattr(config, name)}; it must be at least 1")
+    return config
+
+
+def finished(config: TrainConfig) -> bool:
+    """True when the run folder holds the last checkpoint of exactly this (resolved) training and its model."""
+    last = config.output / "checkpoints" / step_name(config.steps or 0) / "state.json"
+    return last.is_file() and (config.output / "model" / "model_index.json").is_file()
+
+
+def step_name(step: int) -> str:
+    """Name of a checkpoint folder: step-000123."""
+    return f"step-{step:06d}"
+
+
+def check_output(config: TrainConfig) -> None:
+    """Raise TrainError when the run folder holds something else, or a training with other settings."""
+    output, path = config.output, config.output / "config.json"
+    if output.exists() and not output.is_dir():
+        raise TrainError(f"output {output} is a file; give a folder")
+    if path.is_file():
+        _check_same(config, path)
+    elif output.is_dir() and any(output.iterdir()):
+        raise TrainError(f"output {output} is not empty and holds no training run; give a new or empty folder")
+
+
+def write_config(config: TrainConfig) -> None:
+    """Make the run folder this training's own."""
+    config.output.mkdir(parents=True, exist_ok=True)
+    draft = config.output / "_config.json"
+    draft.write_text(json.dumps(as_json(config), indent=2) + "\n", "utf-8")
+    draft.replace(config.output / "config.json")
+
+
+def as_json(config: TrainConfig) -> dict[str, object]:
+    """The config with paths as text."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()}
+
+
+def _check_same(config: TrainConfig, path: Path) -> None:
+    try:
+        before = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise TrainError(f"{path} is damaged ({error}); give another --output, or remove that folder") from error
+    changed = [
+        f"{name} {before.get(name)} → {value}"
+        for name, value in as_json(config).items()
+        if name not in FREE_TO_CHANGE and before.get(name) != value
+    ]
+    if changed:
+        raise TrainError(
+            f"output {path.parent} holds another training ({'; '.join(changed)}); "
+            "give another --output, or repeat the settings in its config.json"
+        )

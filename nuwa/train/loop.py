@@ -1,0 +1,232 @@
+"""One training loop for every stage: AdamW, warm-up, clipping, averaged weights, checkpoints, resume."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+
+from nuwa.data.runs import read_runs
+from nuwa.data.windows import Order, StepBatches, WindowSample
+from nuwa.generate.pipeline import load_pipeline, save_pipeline
+from nuwa.train.checkpoint import Checkpoint, load_newest, load_optimizer, optimizer_tensors, save_checkpoint
+from nuwa.train.components import build_pipeline
+from nuwa.train.config import TrainConfig, check_output, finished, resolve, write_config
+from nuwa.train.ema import Ema
+from nuwa.train.stages import ImageStage, ImageVaeStage, Losses, Stage
+from nuwa.train.video_stages import MtdStage, VaeStage
+
+log = logging.getLogger(__name__)
+
+STAGE_TYPES: dict[str, type[ImageVaeStage] | type[ImageStage] | type[VaeStage] | type[MtdStage]] = {
+    "image-vae": ImageVaeStage,
+    "image": ImageStage,
+    "vae": VaeStage,
+    "mtd": MtdStage,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a training stands: `step` of `steps` done, means of the scalars since the last report."""
+
+    stage: str
+    step: int
+    steps: int
+    scalars: dict[str, float]
+
+    def line(self) -> str:
+        """One line for a log, with the time left."""
+        left_s = (self.steps - self.step) / max(self.scalars["steps_per_s"], 1e-9)
+        shown = ("loss", "psnr", "grad_norm", "samples_per_s")
+        numbers = "  ".join(f"{name} {self.scalars[name]:.4g}" for name in shown if name in self.scalars)
+        return f"{self.stage}  step {self.step}/{self.steps}  {numbers}  {left_s / 60:.1f} min left"
+
+
+Report = Callable[[Progress], None]
+
+
+def train(
+    config: TrainConfig, report: Report | None = None, *, rank: int = 0, world: int = 1, until: int | None = None
+) -> None:
+    """Run one stage to its end, or go on where an earlier run of the same command stopped.
+
+    `rank` of `world` processes share each step when torch.distributed is initialised. `until` stops after that
+    step, as if interrupted. Raises TrainError, DataError or NuwaError when the user must change something.
+    """
+    config = resolve(config)
+    check_output(config)
+    if finished(config):
+        return
+    torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // world))
+    runs = read_runs(config.dataset)
+    pipe = load_pipeline(config.init) if config.init else build_pipeline(config, runs[0])
+    stage = STAGE_TYPES[config.stage](config, pipe, runs, _device(rank))
+    if rank == 0:
+        write_config(config)
+    Trainer(config, stage, rank, world).run(report or _print, until or config.steps or 0)
+
+
+class Trainer:
+    """A stage with its optimiser, averaged weights and position."""
+
+    def __init__(self, config: TrainConfig, stage: Stage, rank: int = 0, world: int = 1) -> None:
+        self.config, self.stage, self.rank, self.world = config, stage, rank, world
+        self.steps, self.batch, self.lr = config.steps or 0, config.batch or 0, config.lr or 0.0
+        self.device = next(stage.module.parameters()).device
+        named = [(name, weight) for name, weight in stage.module.named_parameters() if weight.requires_grad]
+        self.names, self.weights = [name for name, _ in named], [weight for _, weight in named]
+        self.optimizer = torch.optim.AdamW(
+            self.weights, self.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
+        )
+        self.ema = Ema(stage.module, config.ema_decay)
+        self.order = Order(
+            counts=stage.data.counts, pattern=stage.pattern, batch=self.batch, seed=config.seed, world=world
+        )
+        self.autocast = torch.bfloat16 if _bf16(config.precision, self.device) else None
+        self.step = 0
+
+    def run(self, report: Report, until: int) -> None:
+        """Train from the newest readable checkpoint to step `until`, then leave a checkpoint and the model."""
+        self.resume()
+        self.stage.module.train()
+        with SummaryWriter(str(self.config.output / "logs"), purge_step=self.step + 1) as writer:
+            meter = Meter(self.config.stage, self.steps, self.batch * self.world)
+            for samples in self._batches(until):
+                meter.add(self.take_step(samples))
+                if self.step % self.config.log_every == 0 or self.step == until:
+                    self._log(meter.read(self.step), writer, report)
+                if self.step % self.config.checkpoint_every == 0 or self.step == until:
+                    self.save()
+
+    def _batches(self, until: int) -> Iterator[list[WindowSample]]:
+        loader = DataLoader(
+            self.stage.data,
+            batch_sampler=StepBatches(self.order, start=self.step, stop=until, rank=self.rank),
+            collate_fn=list,
+            num_workers=self.config.loader_workers,
+            generator=torch.Generator(),
+        )
+        return iter(loader)
+
+    def take_step(self, samples: list[WindowSample]) -> Losses:
+        """One optimiser step; the stage's losses and the gradient's norm."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * lr_factor(self.step, self.steps, self.config.warmup, self.config.decay_frac)
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            losses = self.stage.losses(samples, self.order.draws(self.step, self.rank))
+        self.optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        average_gradients(self.weights)
+        norm = torch.nn.utils.clip_grad_norm_(self.weights, self.config.clip_norm)
+        self.optimizer.step()
+        self.ema.update()
+        self.step += 1
+        return {name: value.detach() for name, value in losses.items()} | {"grad_norm": norm.detach()}
+
+    def _log(self, progress: Progress, writer: SummaryWriter, report: Report) -> None:
+        if self.rank > 0:
+            return
+        for name, value in progress.scalars.items():
+            writer.add_scalar(f"train/{name}", value, progress.step)
+        report(progress)
+
+    def save(self) -> None:
+        """Write model/ with the averaged weights, then a checkpoint: a checkpoint of the last step means done."""
+        if self.rank > 0:
+            return
+        self.stage.module.eval()
+        self.ema.swap()
+        save_pipeline(self.stage.pipeline(), self.config.output / "model")
+        self.ema.swap()
+        self.stage.module.train()
+        weights = dict(zip(self.names, self.weights, strict=True))
+        checkpoint = Checkpoint(
+            step=self.step,
+            weights={name: weight.detach() for name, weight in weights.items()},
+            ema=self.ema.average,
+            optimizer=optimizer_tensors(self.optimizer, self.names),
+            rng={"torch": torch.get_rng_state()},
+            numbers={"ema_updates": self.ema.num_updates},
+        )
+        save_checkpoint(checkpoint, self.config.output / "checkpoints", self.config.keep_checkpoints)
+
+    def resume(self) -> None:
+        """Take up the newest readable checkpoint, saying so when a newer one is damaged."""
+        checkpoint, problems = load_newest(self.config.output / "checkpoints")
+        for problem in problems:
+            log.warning("%s; going on from step %d", problem, checkpoint.step if checkpoint else 0)
+        if checkpoint is None:
+            return
+        self.step = checkpoint.step
+        with torch.no_grad():
+            for name, weight in zip(self.names, self.weights, strict=True):
+                weight.copy_(checkpoint.weights[name])
+        self.ema.load(checkpoint.ema, int(checkpoint.numbers["ema_updates"]))
+        load_optimizer(self.optimizer, self.names, checkpoint.optimizer)
+        torch.set_rng_state(checkpoint.rng["torch"])
+
+
+class Meter:
+    """Means of scalars and speed between two reports."""
+
+    def __init__(self, stage: str, steps: int, samples_per_step: int) -> None:
+        self.stage, self.steps, self.samples_per_step = stage, steps, samples_per_step
+        self._sums: dict[str, list[torch.Tensor]] = {}
+        self._count, self._since = 0, time.perf_counter()
+
+    def add(self, losses: Losses) -> None:
+        """Take in the scalars of one step."""
+        for name, value in losses.items():
+            self._sums.setdefault(name, []).append(value)
+        self._count += 1
+
+    def read(self, step: int) -> Progress:
+        """Means and speed since the last reading."""
+        scalars = {name: float(torch.stack(values).float().mean()) for name, values in self._sums.items()}
+        now = time.perf_counter()
+        scalars["steps_per_s"] = self._count / (now - self._since)
+        scalars["samples_per_s"] = scalars["steps_per_s"] * self.samples_per_step
+        self._sums, self._count, self._since = {}, 0, now
+        return Progress(stage=self.stage, step=step, steps=self.steps, scalars=scalars)
+
+
+def lr_factor(step: int, steps: int, warmup: int, decay_frac: float) -> float:
+    """Part of the peak learning rate at `step`, counted from 0: linear rise, plateau, linear fall to 0."""
+    rise = (step + 1) / max(1, warmup)
+    fall = (steps - step) / max(1.0, decay_frac * steps)
+    return max(0.0, min(1.0, rise, fall))
+
+
+def average_gradients(weights: list[torch.nn.Parameter]) -> None:
+    """Mean of the gradients over all processes; nothing to do in one process."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    world = torch.distributed.get_world_size()
+    for weight in weights:
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+        torch.distributed.all_reduce(weight.grad)
+        weight.grad.div_(world)
+
+
+def _device(rank: int) -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda", rank % torch.cuda.device_count())
+    return torch.device("cpu")
+
+
+def _bf16(precision: str, device: torch.device) -> bool:
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_amx_tile_supported()
+
+
+def _print(progress: Progress) -> None:
+    print(progress.line(), flush=True)

@@ -1,0 +1,46 @@
+"""What a frozen part of the pipeline has already computed: latents of windows, tokens of prompts."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from nuwa.generate.pipeline import NuwaXLPipeline
+
+Key = tuple[int, ...]
+
+
+class LatentMemory:
+    """Latents by key, kept as float16 while `budget_bytes` lasts.
+
+    What is returned has gone through float16 whether it was kept or not, so a resumed training sees the same bits.
+    """
+
+    def __init__(self, budget_bytes: int) -> None:
+        self.budget_bytes, self.used_bytes = budget_bytes, 0
+        self._kept: dict[Key, torch.Tensor] = {}
+
+    def recall(self, key: Key, make: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Latents under `key`, float32; computed by `make` when not known yet."""
+        if key not in self._kept:
+            latents = make().detach().half().cpu()
+            if self.used_bytes + latents.nbytes > self.budget_bytes:
+                return latents.float()
+            self._kept[key] = latents
+            self.used_bytes += latents.nbytes
+        return self._kept[key].float()
+
+
+class PromptMemory:
+    """Tokens of every distinct prompt, encoded once; captions repeat over all frames of a clip."""
+
+    def __init__(self, pipe: NuwaXLPipeline) -> None:
+        self._encode = pipe.encode_prompts
+        self._known: dict[str, torch.Tensor] = {}
+
+    def tokens(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Tokens of `prompts`: (len n d), float32."""
+        for prompt in prompts:
+            if prompt not in self._known:
+                # One at a time: the result then never depends on which prompts came together.
+                self._known[prompt] = self._encode([prompt])[0].cpu()
+        return torch.stack([self._known[prompt] for prompt in prompts])

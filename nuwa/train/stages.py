@@ -1,0 +1,207 @@
+"""The image stages: what is learned from single frames. Each stage is data, trained weights and a loss."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+from nuwa.data.runs import Run
+from nuwa.data.windows import WindowDataset, WindowSample
+from nuwa.diffusion.objective import add_noise, target
+from nuwa.generate.pipeline import NuwaXLPipeline
+from nuwa.models.mtd import MaskTemporalUNet
+from nuwa.models.vae import TemporalVAE
+from nuwa.train import draws as random_draws
+from nuwa.train.config import TrainConfig
+from nuwa.train.memory import LatentMemory, PromptMemory
+
+Losses = dict[str, torch.Tensor]
+
+
+class Stage(Protocol):
+    """One training stage.
+
+    data: the windows; pattern: the levels of `data` that draws take in turn; module: holds the weights that
+    train (those that require a gradient).
+    """
+
+    data: WindowDataset
+    pattern: tuple[int, ...]
+    module: nn.Module
+
+    def losses(self, samples: Sequence[WindowSample], draws: range) -> Losses:
+        """Scalars by name; `loss` is the one to minimise. `draws` number the random draws of the samples."""
+
+    def pipeline(self) -> NuwaXLPipeline:
+        """The complete pipeline with the module's present weights in their place."""
+
+
+def video_of(samples: Sequence[WindowSample], device: torch.device) -> torch.Tensor:
+    """Pixels of samples: (b c t h w), float32 in [−1, 1], contiguous (group norm is slow on channels-last CPU memory)."""
+    frames = torch.from_numpy(np.stack([sample.frames for sample in samples])).to(device)
+    return rearrange(frames, "b t h w c -> b c t h w").contiguous().float() / 127.5 - 1.0
+
+
+def autoencoder_losses(decoded: torch.Tensor, pixels: torch.Tensor, posterior: object, kl_weight: float) -> Losses:
+    """Mean absolute error plus weighted KL to a standard normal, both per element.
+
+    Paper: the image KLVAE's loss (reconstruction, LPIPS, KL, adversarial; weights not stated); here: no
+    perceptual and no adversarial term, because both need networks that do not ship.
+    """
+    mean, logvar = posterior.mean.float(), posterior.logvar.float()  # type: ignore[attr-defined]
+    kl = 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).mean()
+    error = decoded.float() - pixels
+    l1 = error.abs().mean()
+    psnr = -10.0 * torch.log10(error.detach().square().mean() / 4.0)
+    return {"loss": l1 + kl_weight * kl, "l1": l1, "kl": kl, "psnr": psnr}
+
+
+def sample_posterior(posterior: object, seed: int, draws: range) -> torch.Tensor:
+    """One latent per row, its noise from the generator of its own draw."""
+    mean, logvar = posterior.mean, posterior.logvar  # type: ignore[attr-defined]
+    noise = random_draws.noise(seed, draws, tuple(mean.shape[1:])).to(mean)
+    return mean + (0.5 * logvar).exp() * noise
+
+
+def rebuilt(
+    pipe: NuwaXLPipeline,
+    config: TrainConfig,
+    *,
+    vae: TemporalVAE | None = None,
+    denoiser_global: MaskTemporalUNet | None = None,
+    denoiser_local: MaskTemporalUNet | None = None,
+) -> NuwaXLPipeline:
+    """`pipe` with the given parts in place of its own."""
+    return NuwaXLPipeline(
+        vae=vae or pipe.vae,
+        denoiser_global=denoiser_global or pipe.denoiser_global,
+        denoiser_local=denoiser_local or pipe.denoiser_local,
+        text_encoder=pipe.text_encoder,
+        tokenizer=pipe.tokenizer,
+        scheduler=pipe.scheduler,
+        window_length=config.length,
+        train_fps=pipe.config.train_fps,
+        height=pipe.config.height,
+        width=pipe.config.width,
+    )
+
+
+def frames_of(runs: Sequence[Run], config: TrainConfig) -> WindowDataset:
+    """Single frames of all runs."""
+    return WindowDataset(runs, length=1, strides=(1,), hop=config.hop, cache_bytes=config.frame_cache_mb * 2**20)
+
+
+class ImageVaeStage:
+    """image-vae: an AutoencoderKL on single frames; measures `scaling_factor`."""
+
+    SCALING_FRAMES = 512
+
+    def __init__(self, config: TrainConfig, pipe: NuwaXLPipeline, runs: Sequence[Run], device: torch.device) -> None:
+        self.config, self.pipe, self.device = config, pipe, device
+        self.data, self.pattern = frames_of(runs, config), (0,)
+        self.module = pipe.vae.image_vae().to(device).requires_grad_(True)
+
+    def losses(self, samples: Sequence[WindowSample], draws: range) -> Losses:
+        """L1, KL and PSNR of reconstructed frames."""
+        pixels = video_of(samples, self.device)[:, :, 0]
+        posterior = self.module.encode(pixels).latent_dist
+        decoded = self.module.decode(sample_posterior(posterior, self.config.seed, draws)).sample
+        return autoencoder_losses(decoded, pixels, posterior, self.config.kl_weight)
+
+    def pipeline(self) -> NuwaXLPipeline:
+        """The pipeline with this autoencoder, temporal layers at identity."""
+        self.module.register_to_config(scaling_factor=self.scaling_factor())
+        return rebuilt(self.pipe, self.config, vae=TemporalVAE.from_image_vae(self.module))
+
+    @torch.no_grad()
+    def scaling_factor(self) -> float:
+        """1 / standard deviation of the latents of evenly spaced frames: scaled latents have unit variance."""
+        count = min(self.SCALING_FRAMES, len(self.data))
+        chosen = [index * len(self.data) // count for index in range(count)]
+        latents = []
+        for first in range(0, count, 64):
+            pixels = video_of([self.data[index] for index in chosen[first : first + 64]], self.device)[:, :, 0]
+            latents.append(self.module.encode(pixels).latent_dist.mode().float())
+        return 1.0 / float(torch.cat(latents).std().clamp_min(1e-6))
+
+
+class ImageStage:
+    """image: a UNet2DConditionModel on latents of single frames with their prompts."""
+
+    CHUNK = 64
+
+    def __init__(self, config: TrainConfig, pipe: NuwaXLPipeline, runs: Sequence[Run], device: torch.device) -> None:
+        self.config, self.pipe, self.device = config, pipe, device
+        self.data, self.pattern = frames_of(runs, config), (0,)
+        self.module = pipe.denoiser_global.image_unet().to(device).requires_grad_(True)
+        self.vae = pipe.vae.image_vae().to(device).eval().requires_grad_(False)
+        self.diffusion = Diffusion(config, pipe, device)
+        self.latents = LatentMemory(config.latent_cache_mb * 2**20)
+        # Frames are encoded in chunks that are always the same, so that their latents are too, to the last bit.
+        self.chunk = self.CHUNK if len(self.data) * self._latent_bytes() <= self.latents.budget_bytes else 1
+
+    def _latent_bytes(self) -> int:
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        run = self.data.runs[0]
+        return 2 * self.vae.config.latent_channels * (run.height // factor) * (run.width // factor)
+
+    def losses(self, samples: Sequence[WindowSample], draws: range) -> Losses:
+        """Denoising loss of single latents."""
+        z0 = torch.stack([self._latent(sample.index) for sample in samples]).to(self.device)  # b c h w
+        tokens = self.diffusion.tokens(samples, draws)[:, 0]  # b n d
+        zt, steps, wanted = self.diffusion.noised(z0, draws)
+        predicted = self.module(zt, steps, tokens).sample
+        return {"loss": F.mse_loss(predicted.float(), wanted)}
+
+    def _latent(self, index: int) -> torch.Tensor:
+        number, place = divmod(index, self.chunk)
+        return self.latents.recall((number,), lambda: self._encode(number))[place]
+
+    @torch.no_grad()
+    def _encode(self, number: int) -> torch.Tensor:
+        stop = min(len(self.data), (number + 1) * self.chunk)
+        samples = [self.data[index] for index in range(number * self.chunk, stop)]
+        pixels = video_of(samples, self.device)[:, :, 0]
+        return self.vae.encode(pixels).latent_dist.mode().float() * self.pipe.vae.config.scaling_factor
+
+    def pipeline(self) -> NuwaXLPipeline:
+        """The pipeline with this U-Net in every level, temporal layers at identity."""
+        denoiser = MaskTemporalUNet.from_unet(self.module)
+        return NuwaXLPipeline(
+            vae=self.pipe.vae,
+            denoiser_global=denoiser,
+            text_encoder=self.pipe.text_encoder,
+            tokenizer=self.pipe.tokenizer,
+            scheduler=self.pipe.scheduler,
+            window_length=self.config.length,
+            train_fps=self.pipe.config.train_fps,
+            height=self.pipe.config.height,
+            width=self.pipe.config.width,
+        )
+
+
+class Diffusion:
+    """What the denoiser stages share: noise, targets and prompts of a batch, each from its own draw."""
+
+    def __init__(self, config: TrainConfig, pipe: NuwaXLPipeline, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.alphas_cumprod = pipe.scheduler.alphas_cumprod.to(device)
+        self.prediction_type = pipe.scheduler.config.prediction_type
+        self.prompts = PromptMemory(pipe)
+
+    def noised(self, z0: torch.Tensor, draws: range) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Noised latents zt, their steps (b,) and what the denoiser shall predict."""
+        eps = random_draws.noise(self.config.seed, draws, tuple(z0.shape[1:])).to(self.device)
+        steps = random_draws.timesteps(self.config.seed, draws, len(self.alphas_cumprod)).to(self.device)
+        zt = add_noise(z0, eps, steps, self.alphas_cumprod)
+        return zt, steps, target(self.prediction_type, z0, eps, steps, self.alphas_cumprod)
+
+    def tokens(self, samples: Sequence[WindowSample], draws: range) -> torch.Tensor:
+        """Prompt tokens per frame: (b t n d); a dropped window has the empty prompt in every frame."""
+        dropped = random_draws.happens(self.config.seed, "prompt", draws, self.config.prompt_dropout)
+        prompts = [[""] * len(s.prompts) if drop else s.prompts for s, drop in zip(samples, dropped, strict=True)]
+        return torch.stack([self.prompts.tokens(of_window) for of_window in prompts]).to(self.device)
