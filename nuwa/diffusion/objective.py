@@ -37,9 +37,7 @@ def signal_and_noise(
     return abar.sqrt(), (1.0 - abar).sqrt()
 
 
-def add_noise(
-    z0: torch.Tensor, eps: torch.Tensor, step: torch.Tensor, alphas_cumprod: torch.Tensor
-) -> torch.Tensor:
+def add_noise(z0: torch.Tensor, eps: torch.Tensor, step: torch.Tensor, alphas_cumprod: torch.Tensor) -> torch.Tensor:
     """Forward process in one jump, z_t = alpha z_0 + sigma eps (NUWA-XL Eq. 4; DDPM Eq. 4).
 
     z0, eps: (b …); step: (b,) int64
@@ -55,7 +53,7 @@ def target(
     step: torch.Tensor,
     alphas_cumprod: torch.Tensor,
 ) -> torch.Tensor:
-    """What the denoiser has to predict: eps (NUWA-XL Eq. 5), or v = alpha eps − sigma z_0 (progressive distillation)."""
+    """What the denoiser has to predict: eps (NUWA-XL Eq. 5) or v = alpha eps − sigma z_0 (Salimans and Ho, 2022)."""
     if prediction_type == "epsilon":
         return eps
     if prediction_type == "v_prediction":

@@ -6,7 +6,18 @@ frame's prompt (14–15), attention over frames, then, after the last layer, ups
 skips. Paper: one layer per block; here: the order repeats for every layer the image block has.
 """
 
+from collections.abc import Iterable
+from typing import TypeAlias
+
 import torch
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.unets.unet_2d_blocks import (
+    CrossAttnDownBlock2D,
+    CrossAttnUpBlock2D,
+    DownBlock2D,
+    UNetMidBlock2DCrossAttn,
+    UpBlock2D,
+)
 from torch import nn
 
 from nuwa.nn.modulation import Control, ControlModulation
@@ -15,22 +26,27 @@ from nuwa.nn.temporal_attention import TemporalAttention
 from nuwa.nn.temporal_conv import TemporalConv
 from nuwa.nn.transformer import SpatialTransformer
 
+ImageDownBlock: TypeAlias = CrossAttnDownBlock2D | DownBlock2D
+ImageUpBlock: TypeAlias = CrossAttnUpBlock2D | UpBlock2D
 
-def inflate_resnets(resnets: nn.ModuleList, kernel_size: int) -> nn.ModuleList:
+
+def inflate_resnets(resnets: Iterable[ResnetBlock2D], kernel_size: int) -> nn.ModuleList:
     """Residual blocks with one temporal convolution, after the second spatial one (Eq. 9)."""
     return nn.ModuleList(
         TemporalResnetBlock(resnet, None, TemporalConv(resnet.out_channels, kernel_size)) for resnet in resnets
     )
 
 
-def attentions_of(block: nn.Module) -> tuple[nn.ModuleList, nn.ModuleList]:
+def attentions_of(
+    block: ImageDownBlock | ImageUpBlock | UNetMidBlock2DCrossAttn,
+) -> tuple[nn.ModuleList, nn.ModuleList]:
     """The spatial transformers of an image block and a temporal attention for each; both empty if it has none."""
     spatial = list(getattr(block, "attentions", []))
     temporal = [TemporalAttention(part.in_channels, part.config.num_attention_heads) for part in spatial]
     return nn.ModuleList(SpatialTransformer(part) for part in spatial), nn.ModuleList(temporal)
 
 
-def modulations_of(block: nn.Module, widths: tuple[int, int]) -> nn.ModuleList:
+def modulations_of(block: ImageDownBlock | ImageUpBlock, widths: tuple[int, int]) -> nn.ModuleList:
     """One modulation by condition and mask per layer of an image block; `widths` are those of their features."""
     return nn.ModuleList(ControlModulation(*widths, resnet.out_channels) for resnet in block.resnets)
 
@@ -38,7 +54,7 @@ def modulations_of(block: nn.Module, widths: tuple[int, int]) -> nn.ModuleList:
 class Layers(nn.Module):
     """What down and up blocks share: layers of residual block, modulation, spatial and temporal attention."""
 
-    def __init__(self, block: nn.Module, widths: tuple[int, int], kernel_size: int) -> None:
+    def __init__(self, block: ImageDownBlock | ImageUpBlock, widths: tuple[int, int], kernel_size: int) -> None:
         super().__init__()
         self.resnets = inflate_resnets(block.resnets, kernel_size)
         self.modulations = modulations_of(block, widths)
@@ -68,7 +84,7 @@ class Layers(nn.Module):
 class DownBlock(Layers):
     """Layers, then spatial downsampling except in the last block."""
 
-    def __init__(self, block: nn.Module, widths: tuple[int, int], kernel_size: int) -> None:
+    def __init__(self, block: ImageDownBlock, widths: tuple[int, int], kernel_size: int) -> None:
         super().__init__(block, widths, kernel_size)
         self.downsamplers = block.downsamplers
 
@@ -94,7 +110,7 @@ class DownBlock(Layers):
 class UpBlock(Layers):
     """Layers that each take a skip, then spatial upsampling except in the last block."""
 
-    def __init__(self, block: nn.Module, widths: tuple[int, int], kernel_size: int) -> None:
+    def __init__(self, block: ImageUpBlock, widths: tuple[int, int], kernel_size: int) -> None:
         super().__init__(block, widths, kernel_size)
         self.upsamplers = block.upsamplers
 
@@ -119,7 +135,7 @@ class UpBlock(Layers):
 class MidBlock(nn.Module):
     """The pretrained middle with temporal layers. Paper: condition and mask enter down and up blocks only."""
 
-    def __init__(self, block: nn.Module, kernel_size: int) -> None:
+    def __init__(self, block: UNetMidBlock2DCrossAttn, kernel_size: int) -> None:
         super().__init__()
         self.resnets = inflate_resnets(block.resnets, kernel_size)
         self.attentions, self.attn_time = attentions_of(block)

@@ -41,7 +41,7 @@ class PromptEncoder(ModelMixin, ConfigMixin):
         """Read the text tower out of a folder with open_clip_config.json and open_clip_model.safetensors."""
         folder = Path(folder)
         model_config = _read_config(folder / CONFIG_FILE)
-        model = cls(model_config["text_cfg"], model_config["embed_dim"], model_config.get("quick_gelu", False))
+        model = cls(model_config["text_cfg"], model_config["embed_dim"], model_config["quick_gelu"])
         state = _read_text_state(folder / WEIGHTS_FILE, set(model.text_model.state_dict()))
         try:
             model.text_model.load_state_dict(state)
@@ -67,12 +67,11 @@ def _read_config(path: Path) -> dict[str, Any]:
     """`model_cfg` of open_clip's configuration file."""
     try:
         config = json.loads(path.read_text())["model_cfg"]
-        config["text_cfg"], config["embed_dim"]  # noqa: B018  both are needed
+        return {"quick_gelu": False} | {name: config[name] for name in ("text_cfg", "embed_dim")} | config
     except FileNotFoundError as error:
         raise NuwaError(f"no {path.name} in {path.parent}; give the folder of an open_clip model") from error
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise NuwaError(f"{path} is not a configuration of open_clip ({error}); copy the folder anew") from error
-    return config
 
 
 def _read_text_state(path: Path, keys: set[str]) -> dict[str, torch.Tensor]:

@@ -171,7 +171,9 @@ class TemporalVAE(ModelMixin, ConfigMixin):
         latents: (b c t h/f w/f), not scaled
         """
         if latents.shape[1] != self.config.latent_channels:
-            raise NuwaError(f"latents have {latents.shape[1]} channels; this decoder takes {self.config.latent_channels}")
+            raise NuwaError(
+                f"latents have {latents.shape[1]} channels; this decoder takes {self.config.latent_channels}"
+            )
         num_frames = latents.shape[2]
         hidden = fold(latents)
         if self.post_quant_conv is not None:

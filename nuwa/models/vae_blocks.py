@@ -1,8 +1,18 @@
 """Encoder and decoder of the temporal autoencoder: pretrained modules, each followed by its temporal one."""
 
+from collections.abc import Iterable
+from typing import TypeAlias
+
 import torch
 from diffusers.models.autoencoders.vae import Decoder, Encoder
-from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.unets.unet_2d_blocks import (
+    AttnDownEncoderBlock2D,
+    AttnUpDecoderBlock2D,
+    DownEncoderBlock2D,
+    UNetMidBlock2D,
+    UpDecoderBlock2D,
+)
 from torch import nn
 
 from nuwa.nn.resnet import TemporalResnetBlock, upsample
@@ -10,7 +20,7 @@ from nuwa.nn.temporal_attention import TemporalAttention, num_heads_of
 from nuwa.nn.temporal_conv import TemporalConv
 
 
-def inflate_resnets(resnets: nn.ModuleList, kernel_size: int) -> nn.ModuleList:
+def inflate_resnets(resnets: Iterable[ResnetBlock2D], kernel_size: int) -> nn.ModuleList:
     """Residual blocks with a temporal convolution after both of their spatial ones."""
     inflated = nn.ModuleList()
     for resnet in resnets:
@@ -19,17 +29,21 @@ def inflate_resnets(resnets: nn.ModuleList, kernel_size: int) -> nn.ModuleList:
     return inflated
 
 
-def temporal_attentions(resnets: nn.ModuleList) -> nn.ModuleList:
+def temporal_attentions(resnets: Iterable[ResnetBlock2D]) -> nn.ModuleList:
     """A temporal attention for the spatial one behind each of `resnets`."""
     return nn.ModuleList(
         TemporalAttention(resnet.out_channels, num_heads_of(resnet.out_channels)) for resnet in resnets
     )
 
 
+ImageDownBlock: TypeAlias = DownEncoderBlock2D | AttnDownEncoderBlock2D
+ImageUpBlock: TypeAlias = UpDecoderBlock2D | AttnUpDecoderBlock2D
+
+
 class Layers(nn.Module):
     """Residual blocks of one resolution, each with its attention over pixels and over frames if the image has it."""
 
-    def __init__(self, block: nn.Module, kernel_size: int) -> None:
+    def __init__(self, block: ImageDownBlock | ImageUpBlock, kernel_size: int) -> None:
         super().__init__()
         self.resnets = inflate_resnets(block.resnets, kernel_size)
         self.has_attention = hasattr(block, "attentions")
@@ -48,7 +62,7 @@ class Layers(nn.Module):
 class DownBlock(Layers):
     """Layers, then a pretrained downsampling convolution followed by a temporal one, except in the last block."""
 
-    def __init__(self, block: nn.Module, kernel_size: int) -> None:
+    def __init__(self, block: ImageDownBlock, kernel_size: int) -> None:
         super().__init__(block, kernel_size)
         self.downsamplers = block.downsamplers
         if self.downsamplers is not None:
@@ -65,7 +79,7 @@ class DownBlock(Layers):
 class UpBlock(Layers):
     """Layers, then a pretrained upsampling convolution followed by a temporal one, except in the last block."""
 
-    def __init__(self, block: nn.Module, kernel_size: int) -> None:
+    def __init__(self, block: ImageUpBlock, kernel_size: int) -> None:
         super().__init__(block, kernel_size)
         self.upsamplers = block.upsamplers
         if self.upsamplers is not None:
@@ -86,7 +100,7 @@ class MidBlock(nn.Module):
         super().__init__()
         self.resnets = inflate_resnets(block.resnets, kernel_size)
         self.attentions = block.attentions
-        self.attn_time = temporal_attentions(block.resnets[1:] if block.add_attention else nn.ModuleList())
+        self.attn_time = temporal_attentions(block.resnets[1:] if block.add_attention else ())
 
     def forward(self, frames: torch.Tensor, num_frames: int) -> torch.Tensor:
         """Frames ((b t) c h w) → the same shape."""

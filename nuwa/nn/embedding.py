@@ -63,4 +63,3 @@ class ClipEmbedding(nn.Module):
         features = torch.where(known, features, self.null_ids)
         logarithm = scalar_features(stride.float().log()).to(dtype)
         return self.stride(logarithm) + self.added(features.flatten(1))
-

@@ -21,8 +21,8 @@ class Modulation(nn.Module):
         super().__init__()
         # Paper: kernel size not stated; here 1: the cascade has already looked around each pixel.
         self.conv = nn.Conv2d(feature_channels, 2 * channels, kernel_size=1)
-        nn.init.zeros_(self.conv.weight)
-        nn.init.zeros_(self.conv.bias)
+        for parameter in self.conv.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, frames: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """frames: ((b t) c h w), features: ((b t) d h w) → ((b t) c h w)."""

@@ -36,5 +36,5 @@ class TemporalConv(nn.Conv1d):
         lines = rearrange(frames, "(b t) c h w -> b c t (h w)", t=num_frames)
         # A 2-D convolution with a kernel one pixel wide: the same sum as conv1d, without moving (h w) into the batch.
         weight = rearrange(self.weight, "o i k -> o i k 1")
-        lines = functional.conv2d(lines, weight, self.bias, padding=(self.padding[0], 0))
+        lines = functional.conv2d(lines, weight, self.bias, padding=(self.kernel_size[0] // 2, 0))
         return rearrange(lines, "b c t (h w) -> (b t) c h w", h=height)
