@@ -19,7 +19,7 @@ from curation.stages.scenes import Cut, SceneDetector
 from curation.video import Frame, NoVideoError, VideoDecodeError, VideoInfo, content_hash, decode, probe
 
 # Cuts become certain some frames after the event; scenes are split for length only this much later.
-_LONGEST_LAG_S = 2.0
+_LONGEST_LAG_S = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +206,15 @@ class _Journey:
                 return _Mark(self._clock_first + offset, pts, at_s, "max_length")
         return None
 
+    def _clear_of_transitions(self, start: _Mark, end: _Mark) -> tuple[float, float]:
+        """The time in s between start and end that no fade or dissolve at either of them reaches."""
+        inset_s = self._config.decode.edge_inset_s
+        soft = ("fade", "dissolve")
+        return (
+            start.time_s + (inset_s if start.kind in soft else 0.0),
+            end.time_s - (inset_s if end.kind in soft else 0.0),
+        )
+
     def _clip(self, start: _Mark, end: _Mark) -> ClipAnalysis:
         duration_s = end.time_s - start.time_s
         inset_s = self._config.decode.edge_inset_s
@@ -231,7 +240,7 @@ class _Journey:
             "cut_out": end.kind,
             "frame_times_s": [candidate.time_s for candidate in chosen],
             "grid_times_s": [candidate.time_s for candidate in grid],
-            "motion_score": self._motion.take(start.frame, end.frame),
+            "motion_score": self._motion.take(start.frame, end.frame, *self._clear_of_transitions(start, end)),
         }
         self._num_clips += 1
         self._candidates.drop_before(end.frame)

@@ -35,7 +35,7 @@ class DecodeConfig:
     """First and last frame are taken this far inside the clip (at most 1/8 of it), clear of fades and dissolves."""
     time_limit_s: float = 1800.0
     """A video whose decoding takes longer counts as failed."""
-    isolated: bool = False
+    isolated: bool = True
     """Decode in a child process that can be killed: survives crashes and hangs of the decoder, costs a process per video."""
     memory_limit_bytes: int = 8 << 30
     """Address space of the child process when `isolated`."""
@@ -56,6 +56,8 @@ class SceneConfig:
     """Content detector: content change (0..255) of a cut."""
     fade_threshold: float | None = None
     """Mean intensity (0..255) under which the picture counts as faded to black; null looks for no fades."""
+    dissolve_window_frames: int | None = None
+    """Frames that a dissolve spans, about; null looks for no dissolves."""
     min_scene_frames: int = 15
     """Cuts closer than this to the one before are ignored."""
     detection_px: int = 256
@@ -75,6 +77,8 @@ class MotionConfig:
     sample_fps: float = 2.0
     short_side_px: int = 128
     """Frames are resized to this short side before the flow; scores of different sizes are not comparable."""
+    blur_px: float = 0.0
+    """Standard deviation of the Gaussian blur after resizing: film grain is no motion. 0 blurs nothing."""
     method: Literal["farneback"] = "farneback"
     largest_gap_s: float = 2.0
     """Frames further apart than this (variable rate, holes) give no flow."""
@@ -193,12 +197,17 @@ def demo() -> CurationConfig:
     """Small shipped models, thresholds made for the toon footage, fades through black detected."""
     rules = (
         AxisRule(axis="duration_s", minimum=1.0),
-        AxisRule(axis="motion_score", minimum=0.01),
+        AxisRule(axis="motion_score", minimum=0.0075),
         AxisRule(axis="ocr_area_ratio", maximum=0.07),
         AxisRule(axis="aesthetic_score", drop_lowest_frac=0.1),
         AxisRule(axis="clip_similarity", drop_lowest_frac=0.1),
     )
-    return CurationConfig(profile="demo", scenes=SceneConfig(fade_threshold=12.0), select=SelectConfig(rules=rules))
+    return CurationConfig(
+        profile="demo",
+        scenes=SceneConfig(fade_threshold=12.0, dissolve_window_frames=16),
+        motion=MotionConfig(short_side_px=48, blur_px=1.5),
+        select=SelectConfig(rules=rules),
+    )
 
 
 def svd() -> CurationConfig:

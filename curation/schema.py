@@ -10,7 +10,7 @@ import hashlib
 import pyarrow as pa
 
 VIDEO_STATUSES = ("ok", "empty", "failed", "quarantined", "duplicate", "superseded")
-CUT_KINDS = ("hard", "fade", "start", "end", "max_length")
+CUT_KINDS = ("hard", "fade", "dissolve", "start", "end", "max_length")
 
 
 def _column(name: str, kind: pa.DataType, stage: str, unit: str, text: str, nullable: bool = True) -> pa.Field:

@@ -19,10 +19,12 @@ _FARNEBACK = (0.5, 3, 15, 3, 5, 1.2, 0)
 
 @dataclass(frozen=True)
 class FlowPair:
-    """Motion between two sampled frames: their indices in the video and the mean speed in frame heights per second."""
+    """Motion between two sampled frames: indices and times of both, and the mean speed in frame heights per second."""
 
     first: int
     second: int
+    first_s: float
+    second_s: float
     speed: float
 
 
@@ -45,20 +47,26 @@ class MotionMeter:
     def feed(self, index: int, time_s: float, image: np.ndarray) -> None:
         """Add a sample: (h w 3) uint8 RGB."""
         grey = cv2.cvtColor(resize_short_side(image, self._config.short_side_px), cv2.COLOR_RGB2GRAY)
+        if self._config.blur_px:
+            grey = cv2.GaussianBlur(grey, (0, 0), self._config.blur_px)
         if self._previous is not None:
             first, first_s, earlier = self._previous
             if time_s - first_s <= self._config.largest_gap_s and earlier.shape == grey.shape:
-                self._pairs.append(FlowPair(first, index, flow_speed(earlier, grey, time_s - first_s)))
+                self._pairs.append(FlowPair(first, index, first_s, time_s, flow_speed(earlier, grey, time_s - first_s)))
         self._previous = (index, time_s, grey)
         step_s = 1.0 / self._config.sample_fps
         due_s = time_s if self._next_s is None else self._next_s
         self._next_s = due_s + step_s if time_s < due_s + step_s else time_s + step_s
 
-    def take(self, first: int, end: int) -> float | None:
-        """Mean speed over the pairs inside frames [first, end), which are forgotten with all before; null without a pair."""
-        inside = [pair.speed for pair in self._pairs if pair.first >= first and pair.second < end]
+    def take(self, first: int, end: int, clear_from_s: float, clear_to_s: float) -> float | None:
+        """Mean speed over the pairs inside frames [first, end), which are forgotten with all before; null without a pair.
+
+        Pairs between `clear_from_s` and `clear_to_s` are preferred: a fade or dissolve at either end looks like motion.
+        """
+        inside = [pair for pair in self._pairs if pair.first >= first and pair.second < end]
+        clear = [pair for pair in inside if pair.first_s >= clear_from_s and pair.second_s <= clear_to_s]
         self._pairs = [pair for pair in self._pairs if pair.second >= end]
-        return float(np.mean(inside)) if inside else None
+        return float(np.mean([pair.speed for pair in clear or inside])) if inside else None
 
 
 def flow_speed(earlier: np.ndarray, later: np.ndarray, gap_s: float) -> float:
