@@ -1,0 +1,115 @@
+"""Text area: detected text boxes, their union over the image area (SVD App. C: clips with more than 7 % are dropped).
+
+Two detectors behind one interface: RapidOCR's, whose model ships in its wheel, and EasyOCR's CRAFT, as in the paper. Detection
+only, nothing is read. Both see images scaled to one canvas size, which decides their cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from curation.config import CurationError, TextConfig
+
+CRAFT_FILE = "craft_mlt_25k.pth"
+# Text smaller than this cannot be told from texture; a picture this small has none.
+_SMALLEST_SIDE_PX = 8
+Boxes = list[np.ndarray]
+
+
+class TextDetector:
+    """Measures text area on images; the model is loaded once, here.
+
+    Raises:
+        CurationError: the weights of EasyOCR are missing or damaged.
+    """
+
+    def __init__(self, config: TextConfig) -> None:
+        self._canvas_px = config.canvas_px
+        self._find: Callable[[np.ndarray], Boxes] = _rapidocr(config) if config.detector == "rapidocr" else _easyocr(config)
+
+    def area_frac(self, images: Sequence[np.ndarray]) -> list[float]:
+        """Text area over image area, 0..1, of each (h w 3) uint8 RGB image."""
+        return [self._area_of(image) for image in images]
+
+    def _area_of(self, image: np.ndarray) -> float:
+        if min(image.shape[:2]) < _SMALLEST_SIDE_PX:
+            return 0.0
+        canvas = scaled_to(image, self._canvas_px)
+        return union_area_frac(self._find(canvas), canvas.shape[0], canvas.shape[1])
+
+
+def scaled_to(image: np.ndarray, long_side_px: int) -> np.ndarray:
+    """(h w 3) with its long side `long_side_px` and its short side at least 32, the detectors' stride."""
+    height, width = image.shape[:2]
+    scale = long_side_px / max(height, width)
+    size = (max(32, round(width * scale)), max(32, round(height * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+
+
+def union_area_frac(boxes: Boxes, height: int, width: int) -> float:
+    """Area covered by at least one box, over height * width; each box is (n 2): corners x, y in px."""
+    covered = np.zeros((height, width), np.uint8)
+    for box in boxes:
+        cv2.fillPoly(covered, [np.round(box).astype(np.int32)], 1)
+    return float(covered.mean())
+
+
+def _rapidocr(config: TextConfig) -> Callable[[np.ndarray], Boxes]:
+    """RapidOCR's detector (PP-OCRv4, DBNet), one thread, no resizing of its own."""
+    import rapidocr_onnxruntime
+    from rapidocr_onnxruntime.ch_ppocr_det import TextDetector as DbDetector
+
+    package = Path(rapidocr_onnxruntime.__file__).parent
+    detect = DbDetector(
+        {
+            "model_path": str(package / "models" / "ch_PP-OCRv4_det_infer.onnx"),
+            "limit_type": "min",
+            "limit_side_len": 32,
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.5, 0.5, 0.5],
+            "box_thresh": config.box_threshold,
+            "use_cuda": False,
+            "use_dml": False,
+            "intra_op_num_threads": 1,
+            "inter_op_num_threads": 1,
+        }
+    )
+
+    def find(image: np.ndarray) -> Boxes:
+        boxes, _ = detect(np.ascontiguousarray(image[:, :, ::-1]))
+        return [] if boxes is None else list(boxes)
+
+    return find
+
+
+def _easyocr(config: TextConfig) -> Callable[[np.ndarray], Boxes]:
+    """EasyOCR's CRAFT; its boxes are merged to lines and padded by 10 %, hence the union."""
+    folder = config.weights_dir
+    if folder is None or not (folder / CRAFT_FILE).is_file():
+        place = folder / CRAFT_FILE if folder else CRAFT_FILE
+        raise CurationError(f"text detector weights {place} not found: put {CRAFT_FILE} there, or use --profile demo (RapidOCR)")
+    import easyocr
+
+    try:
+        reader = easyocr.Reader(
+            ["en"],
+            gpu=False,
+            recognizer=False,
+            download_enabled=False,
+            verbose=False,
+            model_storage_directory=str(folder),
+            user_network_directory=str(folder),
+        )
+    except FileNotFoundError as error:
+        raise CurationError(f"text detector weights in {folder} are damaged ({error}): replace {CRAFT_FILE}") from error
+
+    def find(image: np.ndarray) -> Boxes:
+        level, tilted = reader.detect(image, canvas_size=config.canvas_px, reformat=False)
+        upright = [np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]) for x0, x1, y0, y1 in level[0]]
+        return upright + [np.array(box) for box in tilted[0]]
+
+    return find
