@@ -1,4 +1,4 @@
-"""One curation job from beginning to end: what is left to do, doing it on Ray, selection, runs. Ray only when needed."""
+"""One curation job from beginning to end: what is left to do, doing it on Ray (only then), selection, runs."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 
-from curation.config import CurationConfig
+from curation.config import CurationConfig, CurationError
 from curation.manifest import Manifest, Row, VideoRecord, check_output, record_key, video_id_of
 from curation.model_files import check_model_files
 from curation.runs import RunPlan, plan_runs, written_run
@@ -25,6 +25,13 @@ class Cluster:
 
     address: str | None = None
     num_cpus: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_cpus is not None and (self.num_cpus < 1 or self.address is not None):
+            raise CurationError(
+                f"num_cpus = {self.num_cpus} must be at least 1, and is for this machine only: a cluster "
+                f"({self.address}) has its own; leave out --num-cpus"
+            )
 
 
 @dataclass(frozen=True)
@@ -134,12 +141,13 @@ def finish(manifest: Manifest, where: Cluster) -> None:
     clips = pq.read_table(manifest.root / "clips", columns=scores).to_pandas()
     keep, reasons = select(clips, manifest.config.select)
     clips["keep"], clips["filter_reasons"] = pd.Series(keep, dtype=bool), pd.Series(list(reasons), dtype=object)
-    runs = materialise_runs(manifest, clips[PLAN_COLUMNS + _mean_axes(manifest)].to_dict("records"), where)
+    plans = plan_runs(clips[PLAN_COLUMNS + _mean_axes(manifest)].to_dict("records"), manifest.config.runs)
+    runs, errors = materialise_runs(manifest, plans, where)
     decided = clips.set_index("clip_id")[["keep", "filter_reasons"]]
     kept = clips[clips["keep"]].groupby("video_id").size()
     for shard in range(manifest.num_shards):
         _apply_selection(manifest, shard, decided, kept)
-        manifest.write_part("runs", shard, [run for run in runs if manifest.shard_of(run["video_id"]) == shard])
+        _replace_runs(manifest, shard, runs, errors)
     manifest.mark_finished()
 
 
@@ -160,26 +168,34 @@ def _mean_axes(manifest: Manifest) -> list[str]:
     return [axis for axis in axes if axis not in PLAN_COLUMNS]
 
 
-def materialise_runs(manifest: Manifest, clips: Sequence[Row], where: Cluster) -> list[Row]:
-    """Rows of `runs`; files that are there already are not written again. Runs that fail become rows of `errors`."""
-    plans = plan_runs(clips, manifest.config.runs)
-    rows = {plan.run_id: written_run(plan, manifest.root, manifest.config.runs) for plan in plans}
-    missing = [plan for plan in plans if rows[plan.run_id] is None]
-    if missing:
-        rows |= _write_missing(manifest, missing, where)
-    return [row for row in rows.values() if row is not None]
+def _replace_runs(manifest: Manifest, shard: int, runs: Sequence[Row], errors: Sequence[Row]) -> None:
+    known = pq.read_table(manifest.part("errors", shard)).to_pylist()
+    mine = [error for error in known if error["stage"] != "runs"]
+    mine += [error for error in errors if manifest.shard_of(error["video_id"]) == shard]
+    manifest.write_part("errors", shard, mine)
+    manifest.write_part("runs", shard, [run for run in runs if manifest.shard_of(run["video_id"]) == shard])
 
 
-def _write_missing(manifest: Manifest, missing: Sequence[RunPlan], where: Cluster) -> dict[str, Row | None]:
+def materialise_runs(manifest: Manifest, plans: Sequence[RunPlan], where: Cluster) -> tuple[list[Row], list[Row]]:
+    """Rows of `runs` and of `errors`; files that are there already are not written again."""
+    runs = [written_run(plan, manifest.root, manifest.config.runs) for plan in plans]
+    missing = [plan for plan, row in zip(plans, runs, strict=True) if row is None]
+    written, errors = _write_missing(manifest, missing, where) if missing else ([], [])
+    return [row for row in runs if row is not None] + written, errors
+
+
+def _write_missing(manifest: Manifest, plans: Sequence[RunPlan], where: Cluster) -> tuple[list[Row], list[Row]]:
     from curation import pipeline
+    from curation.operators import error_row
 
-    rows: dict[str, Row | None] = {}
+    rows, errors = [], []
     with pipeline.cluster(where.address, where.num_cpus):
-        for plan, row, error in pipeline.write_runs(missing, manifest):
-            rows[plan.run_id] = row
-            if error is not None:
-                manifest.add_error(plan.video_id, plan.source_uri, "runs", error)
-    return rows
+        for plan, row, error in pipeline.write_runs(plans, manifest):
+            if row is not None:
+                rows.append(row)
+            else:
+                errors.append(error_row(plan.video_id, plan.source_uri, None, "runs", "VideoDecodeError", error or ""))
+    return rows, errors
 
 
 def _require_one_readable(manifest: Manifest, sources: Sequence[Source]) -> None:
@@ -209,5 +225,3 @@ def summary(manifest: Manifest) -> str:
 
 def _counts(counter: Counter[str]) -> str:
     return ", ".join(f"{name} {number}" for name, number in counter.most_common())
-
-

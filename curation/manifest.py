@@ -102,7 +102,7 @@ class Manifest:
 
     @classmethod
     def open(cls, root: Path, config: CurationConfig, place: str, num_inputs: int) -> "Manifest":
-        """Go on with the dataset at `root`, or begin it. Raises OutputError, and writes nothing, when it is another's."""
+        """Go on with the dataset at `root`, or begin it. Raises OutputError, nothing written, when it is another's."""
         job = check_output(root, config, place)
         if not job:
             job = {
@@ -121,11 +121,13 @@ class Manifest:
         """The dataset at `root` with the config it was made with. Raises OutputError when there is none."""
         job = _read_json(root / "manifest" / "job.json")
         if not job:
-            raise OutputError(f"{root} is no dataset: make one with `python -m pipelines.curate --input … --output {root}`")
+            raise OutputError(
+                f"{root} is no dataset: make one with python -m pipelines.curate --input … --output {root}"
+            )
         return cls(root, _config(job), int(job["num_shards"]), int(job["embedding_dim"]))
 
     def _complete(self) -> None:
-        """What a dataset has from its first moment on: config.json, and a part of every table, so that all can be read."""
+        """What a dataset has from its first moment on: config.json and a part of every table, so that all can be read."""
         (self.root / "manifest" / "videos").mkdir(parents=True, exist_ok=True)
         if not (self.root / "config.json").is_file():
             self._copy_config()
@@ -173,26 +175,23 @@ class Manifest:
             if source.uri in seen and seen[source.uri][:2] == [source.size_bytes, source.modified_ns]
         }
 
-    def remember_hashes(self, sources: Iterable[Source], hashes: dict[str, str | None]) -> set[int]:
-        """Store the hashes; records of bytes that are no longer at their URI become superseded. Returns shards touched."""
+    def remember_hashes(self, sources: Iterable[Source], hashes: dict[str, str | None]) -> None:
+        """Store the hashes; records of bytes that are no longer at their URI become superseded."""
         seen = _read_json(self.root / "manifest" / "inputs.json")
-        touched = set()
         for source in sources:
             old = seen.get(source.uri)
             if old and old[2] != hashes[source.uri]:
-                touched |= self._supersede(video_id_of(old[2], source.uri), source.uri)
+                self._supersede(video_id_of(old[2], source.uri), source.uri)
             seen[source.uri] = [source.size_bytes, source.modified_ns, hashes[source.uri]]
         write_json(self.root / "manifest" / "inputs.json", seen)
-        return touched
 
-    def _supersede(self, video_id: str, uri: str) -> set[int]:
+    def _supersede(self, video_id: str, uri: str) -> None:
         path = self._record_path(video_id, uri)
         if not path.is_file():
-            return set()
+            return
         record = _read_record(path)
         video = {**record.video, "status": "superseded", "num_clips": 0, "finished_at": datetime.now(UTC)}
         self.write_record(VideoRecord(video, [], record.errors))
-        return {self.shard_of(video_id)}
 
     # --- records ----------------------------------------------------------------------------------------------------
 
@@ -241,7 +240,7 @@ class Manifest:
         write_atomically(self.part(table, shard), lambda temporary: pq.write_table(data, temporary, compression="zstd"))
 
     def publish(self, shard: int) -> None:
-        """Replace the parts of a shard with what its records say; `keep` is null until selection has seen all shards."""
+        """Replace the parts of a shard by what its records say; `keep` is null until selection has seen all shards."""
         records = self.records(shard)
         self.write_part("videos", shard, [record.video for record in records])
         self.write_part("clips", shard, [clip for record in records for clip in record.clips])
@@ -266,7 +265,7 @@ class Manifest:
 
 
 def check_output(root: Path, config: CurationConfig, place: str) -> Row:
-    """job.json of the dataset at `root` if this command may go on with it, {} if the place is free; else OutputError."""
+    """job.json of the dataset at `root` if this command may go on with it, {} if it is free; else OutputError."""
     if root.exists() and not root.is_dir():
         raise OutputError(f"output {root} is a file: choose another --output")
     job: Row = _read_json(root / "manifest" / "job.json")

@@ -1,11 +1,13 @@
-"""What can be said about model files without loading them: which are missing, how wide an embedding will be. No torch."""
+"""What can be said about model files without loading them: which are missing or cut short, how wide an embedding is."""
 
 import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
-from curation.config import AestheticsConfig, CaptionConfig, CurationConfig, CurationError, EmbedConfig
+from safetensors import SafetensorError, safe_open
+
+from curation.config import CaptionConfig, CurationConfig, CurationError, EmbedConfig
 
 WEIGHT_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "model.safetensors")
 
@@ -15,7 +17,7 @@ class ModelFileError(CurationError):
 
 
 def check_model_files(config: CurationConfig) -> None:
-    """Raise ModelFileError for the first file the stages would look for in vain."""
+    """Raise ModelFileError for the first file that is missing, and for safetensors that end before their tensors do."""
     wanted: list[tuple[str, Path]] = []
     for field, stage in (("embed.weights", config.embed), ("caption.weights", config.caption)):
         wanted += [(field, path) for path in open_clip_files(stage)]
@@ -29,6 +31,18 @@ def check_model_files(config: CurationConfig) -> None:
                 f"profile {config.profile!r} needs the model file {path} ({field}), which is missing: put it there, "
                 "or choose another profile with --profile (demo runs on the models that ship)"
             )
+        if path.suffix == ".safetensors":
+            _check_safetensors(path, field, config.profile)
+
+
+def _check_safetensors(path: Path, field: str, profile: str) -> None:
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+    except SafetensorError as error:
+        raise ModelFileError(
+            f"profile {profile!r} needs {path} ({field}), which is not a whole safetensors file ({error}): restore it"
+        ) from error
 
 
 def open_clip_files(config: EmbedConfig | CaptionConfig) -> list[Path]:
@@ -53,7 +67,8 @@ def _model_json(config: EmbedConfig) -> Path:
     if config.architecture is None:
         return config.weights / "open_clip_config.json"
     spec = importlib.util.find_spec("open_clip")
-    assert spec is not None and spec.origin is not None, "open_clip is a dependency of this package"
+    assert spec is not None
+    assert spec.origin is not None, "open_clip is a dependency of this package"
     path = Path(spec.origin).parent / "model_configs" / f"{config.architecture}.json"
     if not path.is_file():
         raise ModelFileError(

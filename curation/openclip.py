@@ -28,9 +28,7 @@ class WordTokenizer:
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Ids (n context_length) int64, start and end token included, padded or truncated."""
         if isinstance(self.encoder, PreTrainedTokenizerFast):
-            padded = self.encoder(
-                list(texts), padding="max_length", truncation=True, max_length=self.context_length
-            )
+            padded = self.encoder(list(texts), padding="max_length", truncation=True, max_length=self.context_length)
             return torch.tensor(padded.input_ids, dtype=torch.int64)
         return torch.as_tensor(self.encoder(list(texts), context_length=self.context_length))
 

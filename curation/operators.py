@@ -1,7 +1,9 @@
-"""What each operator of the pipeline does to a row, without Ray: decode, text, captions, embeddings, and back to records.
+"""What each operator of the pipeline does to a row, without Ray: decode, text, captions, embeddings, back to records.
 
-What travels between operators is one row per clip (plus one for the video itself). A row only ever gains columns, until the
-last operator that looks at the pictures takes those away. A failure becomes part of the row it concerns.
+What travels between operators is one row per clip (plus one for the video itself). A row only ever gains columns, until
+the last operator that looks at the pictures takes those away. A failure becomes part of the row it concerns.
+
+Model libraries are imported by the actors that use them: decoding processes never load torch.
 """
 
 import dataclasses
@@ -18,10 +20,6 @@ from curation.analyse import ClipAnalysis, analyse_video
 from curation.config import CurationConfig, CurationError
 from curation.manifest import Row, VideoRecord, rows_to_table, video_id_of
 from curation.schema import clips_schema
-from curation.stages.aesthetics import AestheticHead
-from curation.stages.caption import Captioner
-from curation.stages.embed import FrameEmbedder, clip_embedding, similarity
-from curation.stages.text import TextDetector
 
 MAX_ATTEMPTS = 3
 CLIPS_PER_BLOCK = 16
@@ -29,9 +27,8 @@ STAGE_ERRORS = (CurationError, RuntimeError, ValueError, OSError, MemoryError)
 """What a model may raise over one clip: torch errors included, mistakes in the program (TypeError, KeyError …) not."""
 
 
-
 def row_schema(dim: int) -> pa.Schema:
-    """Columns of a travelling row: those of `clips`, the video's row as JSON, errors as JSON, frames with their shapes."""
+    """Columns of a travelling row: those of `clips`, the video's row and errors as JSON, frames with their shapes."""
     columns = [pa.field(column.name, column.type) for column in clips_schema(dim)]
     shape = pa.list_(pa.int32())
     extra = {"uri": pa.string(), "video": pa.string(), "errors": pa.string()}
@@ -59,7 +56,8 @@ def _analyse_one(uri: str, sha256: str, config: CurationConfig, attempts: Path) 
         analysis = analyse_video(uri, config, sha256)
     finally:
         faulthandler.cancel_dump_traceback_later()
-    video = {**analysis.video, "attempts": attempt, "num_clips": len(analysis.clips)}
+    known = {"video_id": video_id_of(sha256, uri), "finished_at": datetime.now(UTC)}  # of bytes lost since the listing
+    video = known | analysis.video | {"attempts": attempt, "num_clips": len(analysis.clips)}
     yield {"uri": uri, "video": json.dumps(video, default=_plain)}
     for clip in analysis.clips:
         yield {"uri": uri, **clip.row, **_packed(clip)}
@@ -83,7 +81,8 @@ class TextStage:
     """Adds ocr_area_ratio."""
 
     def __init__(self, config: CurationConfig, dim: int) -> None:
-        _one_thread()
+        from curation.stages.text import TextDetector
+
         self.detector = TextDetector(config.text)
         self.dim = dim
 
@@ -95,15 +94,15 @@ class TextStage:
         frames = [_pictures(row, "frames") for row in rows]
         flat = self.detector.area_frac([frame for three in frames for frame in three])
         per_clip = np.array(flat, np.float64).reshape(len(rows), -1)
-        return [
-            {"ocr_area_ratio": float(areas.mean()), "ocr_area_ratio_frames": areas.tolist()} for areas in per_clip
-        ]
+        return [{"ocr_area_ratio": float(areas.mean()), "ocr_area_ratio_frames": areas.tolist()} for areas in per_clip]
 
 
 class CaptionStage:
     """Adds the captions."""
 
     def __init__(self, config: CurationConfig, dim: int) -> None:
+        from curation.stages.caption import Captioner
+
         _one_thread()
         self.captioner = Captioner(config.caption)
         self.dim = dim
@@ -122,6 +121,9 @@ class EmbedStage:
     """Adds embedding, aesthetic score and similarity of every caption; takes the frames away."""
 
     def __init__(self, config: CurationConfig, dim: int) -> None:
+        from curation.stages.aesthetics import AestheticHead
+        from curation.stages.embed import FrameEmbedder
+
         _one_thread()
         self.embedder = FrameEmbedder(config.embed)
         self.head = AestheticHead.load(config.aesthetics)
@@ -139,6 +141,8 @@ class EmbedStage:
         return [{**self._scores(three), **self._fit(three, row)} for three, row in zip(per_clip, rows, strict=True)]
 
     def _scores(self, embeddings: np.ndarray) -> Row:
+        from curation.stages.embed import clip_embedding
+
         scores = self.head.score(embeddings)
         embedding = clip_embedding(embeddings).astype(np.float16)
         return {
@@ -148,6 +152,8 @@ class EmbedStage:
         }
 
     def _fit(self, embeddings: np.ndarray, row: Row) -> Row:
+        from curation.stages.embed import clip_embedding, similarity
+
         columns = ["caption", "caption_coca", "caption_video", "caption_llm"]
         written = [column for column in columns if row[column]]
         if not written:
@@ -159,7 +165,7 @@ class EmbedStage:
 
 
 def add_columns(stage: str, measure: Callable[[list[Row]], list[Row]], batch: pa.Table, dim: int) -> pa.Table:
-    """Run `measure` on the clip rows of a batch; a batch that fails is tried clip by clip, and only those that fail lack it."""
+    """Run `measure` on the clip rows of a batch; one that fails is tried clip by clip, and only those that fail lack it."""
     rows = batch.to_pylist()
     _measure_guarded(stage, measure, [row for row in rows if row["clip_id"] is not None])
     return rows_to_table(rows, row_schema(dim))
@@ -176,18 +182,20 @@ def _measure_guarded(stage: str, measure: Callable[[list[Row]], list[Row]], rows
             for row in rows:
                 _measure_guarded(stage, measure, [row])
         else:
-            known = json.loads(rows[0]["errors"] or "[]")
-            rows[0]["errors"] = json.dumps([*known, _error(rows[0], stage, error)])
+            row = rows[0]
+            what = (row["video_id"], row["uri"], row["clip_id"], stage, type(error).__name__, str(error))
+            row["errors"] = json.dumps([*json.loads(row["errors"] or "[]"), error_row(*what)])
 
 
-def _error(row: Row, stage: str, error: BaseException) -> Row:
+def error_row(video_id: str | None, uri: str, clip_id: str | None, stage: str, kind: str, message: str) -> Row:
+    """A row of `errors`."""
     return {
-        "video_id": row["video_id"],
-        "source_uri": row["uri"],
-        "clip_id": row["clip_id"],
+        "video_id": video_id,
+        "source_uri": uri,
+        "clip_id": clip_id,
         "stage": stage,
-        "error_type": type(error).__name__,
-        "error_message": " ".join(str(error).split())[:500],
+        "error_type": kind,
+        "error_message": " ".join(message.split())[:500],
         "attempt": 1,
         "occurred_at": datetime.now(UTC).isoformat(),
     }
@@ -212,7 +220,7 @@ def _plain(value: object) -> object:
 
 
 def collect(rows: Iterable[Row], dim: int) -> Iterator[VideoRecord]:
-    """Put clips, which arrive in any order and mixed with other videos', back together; a video is passed on when complete."""
+    """Put clips, which arrive in any order and mixed with other videos', back together; complete videos are passed on."""
     names = clips_schema(dim).names
     videos: dict[str, Row] = {}
     clips: dict[str, list[Row]] = {}
@@ -242,17 +250,9 @@ def video_errors(video: Row) -> list[Row]:
     """The row of `errors` that belongs to a video that did not end well."""
     if video.get("error_type") is None:
         return []
-    return [
-        {
-            "video_id": video["video_id"],
-            "source_uri": video["source_uri"],
-            "stage": video["error_stage"],
-            "error_type": video["error_type"],
-            "error_message": video["error_message"],
-            "attempt": video.get("attempts") or 1,
-            "occurred_at": video["finished_at"],
-        }
-    ]
+    what = (video["error_stage"], video["error_type"], video["error_message"])
+    row = error_row(video["video_id"], video["source_uri"], None, *what)
+    return [{**row, "attempt": video.get("attempts") or 1}]
 
 
 def failed_video(uri: str, sha256: str | None, status: str, stage: str, kind: str, message: str) -> Row:

@@ -1,6 +1,6 @@
 """The distributed part: Ray Data operators from URIs to finished clips, and the tasks that hash inputs and write runs.
 
-Only URIs enter and only small rows leave; the few small frames of a clip (2 MB at most) pass from the decoder to the models.
+Only URIs enter and only small rows leave; the few small frames of a clip (2 MB at most) go from decoder to models.
 """
 
 import contextlib
@@ -8,7 +8,6 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from curation.config import CurationError
 from curation.manifest import Manifest, Row, VideoRecord
@@ -18,7 +17,7 @@ from curation.sources import Source
 from curation.video import content_hash
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-import ray  # noqa: E402  (usage statistics are switched off before the import)
+import ray  # after the line above: usage statistics stay off
 
 
 @dataclass(frozen=True)
@@ -42,21 +41,40 @@ def share(cpus: float, gpus: float) -> Resources:
     return Resources(decode_cpus, model_cpus, (1, most), per_gpu / 4, per_gpu / 2, per_gpu / 4)
 
 
+class ClusterError(CurationError):
+    """The Ray cluster that was asked for cannot be reached."""
+
+
 @contextlib.contextmanager
 def cluster(address: str | None, num_cpus: int | None) -> Iterator[None]:
-    """Join the cluster at `address` (or the one this job was submitted to), else start one on this machine and end it."""
+    """Join the cluster at `address` (or the one this job was submitted to), else start one on this machine and end it.
+
+    A CurationError raised on a worker, a damaged model for one, leaves as itself.
+    """
     address = address or os.environ.get("RAY_ADDRESS")
-    if ray.is_initialized():
-        yield
-        return
-    if address:
-        ray.init(address=address)
-    else:
+    mine = not ray.is_initialized()
+    if mine and address:
+        _join(address)
+    elif mine:
         ray.init(address="local", num_cpus=num_cpus, include_dashboard=False)
+    ray.data.DataContext.get_current().execution_options.verbose_progress = False
     try:
         yield
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, CurationError):
+            raise error.cause from error
+        raise
     finally:
-        ray.shutdown()
+        if mine:
+            ray.shutdown()
+
+
+def _join(address: str) -> None:
+    try:
+        ray.init(address=address)
+    except (ConnectionError, ray.exceptions.RaySystemError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ClusterError(f"no Ray cluster at {address} ({reason}): check --ray-address and the token") from error
 
 
 def measure(sources: Sequence[tuple[Source, str]], manifest: Manifest) -> Iterator[VideoRecord]:
@@ -80,9 +98,7 @@ def measure(sources: Sequence[tuple[Source, str]], manifest: Manifest) -> Iterat
             num_cpus=part.decode_cpus,
         )
         # Text area: small convolutional nets; batches bound the memory of a GPU.
-        .map_batches(
-            TextStage, fn_constructor_args=(config, dim), batch_size=8, num_gpus=part.gpus_text, **actors
-        )
+        .map_batches(TextStage, fn_constructor_args=(config, dim), batch_size=8, num_gpus=part.gpus_text, **actors)
         # Captions: the largest model and the slowest stage, hence half a GPU.
         .map_batches(
             CaptionStage,

@@ -1,4 +1,4 @@
-"""Which videos there are: a folder, a glob, a list file or a single video, on this machine or any pyarrow file system."""
+"""Which videos there are: a folder, a glob, a list file or one video, here or on any pyarrow file system."""
 
 import fnmatch
 import glob
@@ -11,9 +11,8 @@ from pyarrow import fs
 
 from curation.config import CurationError
 
-VIDEO_SUFFIXES = frozenset(
-    ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv".split()
-)
+VIDEO_SUFFIXES = (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf")
+VIDEO_SUFFIXES += (".ogv", ".ts", ".vob", ".webm", ".wmv")
 _WILDCARDS = frozenset("*?[")
 
 
@@ -31,7 +30,7 @@ class Source:
 
 
 def list_sources(place: str) -> list[Source]:
-    """All videos at `place`, sorted by URI: DIR (searched below), GLOB, a list file (one URI or path per line) or a video.
+    """All videos at `place`, sorted by URI: DIR (searched below), GLOB, a list file (one URI or path a line) or a video.
 
     Raises InputError when the place is missing or holds no file with the suffix of a video.
     """
@@ -78,7 +77,7 @@ def _videos(infos: Sequence[fs.FileInfo]) -> list[fs.FileInfo]:
 
 def _matching(files: fs.FileSystem, pattern: str) -> list[fs.FileInfo]:
     if isinstance(files, fs.LocalFileSystem):
-        return _videos(files.get_file_info(glob.glob(pattern, recursive=True)))
+        return _videos(files.get_file_info(glob.glob(pattern, recursive=True)))  # noqa: PTH207 (absolute patterns)
     first = min(pattern.index(mark) for mark in _WILDCARDS if mark in pattern)
     base = pattern[:first].rpartition("/")[0]
     below = files.get_file_info(fs.FileSelector(base, recursive=True))
@@ -111,4 +110,4 @@ def _source(info: fs.FileInfo, prefix: str) -> Source:
 
 
 def _suffixes() -> str:
-    return " ".join(sorted(VIDEO_SUFFIXES))
+    return " ".join(VIDEO_SUFFIXES)

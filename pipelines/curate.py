@@ -54,7 +54,9 @@ def load_profile(name: str) -> CurationConfig:
     if path.suffix != ".json":
         return curation_config.profile(name)
     if not path.is_file():
-        raise CurationError(f"profile {path} does not exist: give a JSON file like a dataset's config.json, or demo, svd")
+        raise CurationError(
+            f"profile {path} does not exist: give demo, svd, or a JSON file like a dataset's config.json"
+        )
     return curation_config.from_json(path.read_text(), CurationConfig)
 
 

@@ -1,7 +1,7 @@
 """Captions by CoCa (Yu et al., arXiv 2205.01917): of the middle frame, of four frames as a 2×2 grid, and their merger.
 
-SVD (arXiv 2311.15127, Sec. 3) captions the middle frame with CoCa, the clip with V-BLIP, and lets a language model merge
-both. Here: the same CoCa reads the clip as a grid, and a template merges, because both must run anywhere.
+SVD (arXiv 2311.15127, Sec. 3) captions the middle frame with CoCa, the clip with V-BLIP, and lets a language model
+merge both. Here: the same CoCa reads the clip as a grid, and a template merges, because both must run anywhere.
 """
 
 import re
@@ -44,7 +44,7 @@ def grid(frames: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def merge(image_caption: str, video_caption: str) -> str:
-    """One sentence for both: the video caption, plus the image caption when that says something the other leaves out."""
+    """One sentence for both: the video caption, plus the image caption when that says something more."""
     if not image_caption or set(_words(image_caption)) <= set(_words(video_caption)):
         return video_caption
     if not video_caption or set(_words(video_caption)) <= set(_words(image_caption)):

@@ -37,7 +37,7 @@ def random_config(model_folder: Path) -> CurationConfig:
 
 @pytest.fixture(scope="session")
 def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three readable videos (two scenes each, 6 s, 64x64, 8 fps), one of them a copy, one of zero bytes, and a text file."""
+    """Two videos (two scenes each, 6 s, 64x64, 8 fps), a copy of one, an empty file and a text file."""
     folder = tmp_path_factory.mktemp("footage")
     for name, seed in (("a.mp4", 1), ("b.mp4", 2)):
         write_video(folder / name, two_scenes(seed), fps=8.0)

@@ -13,11 +13,12 @@ from curation.config import AestheticsConfig
 from curation.stages.aesthetics import AestheticHead, AestheticHeadError, fold
 
 # LAION's heads applied to LAION's own mean embeddings of pictures rated k.
+V1, IMPROVED = "laion-aesthetic-v1/sa_0_4", "improved-aesthetic/sac+logos+ava1-l14-linearMSE.pth"
 KNOWN = [
-    ("laion-aesthetic-v1/sa_0_4_vit_b_32_linear.pth", "vit_b_32", {0: -1.4700, 2: 1.9900, 4: 5.0874, 6: 7.6682, 8: 9.9166}),
-    ("laion-aesthetic-v1/sa_0_4_vit_l_14_linear.pth", "vit_l_14", {0: -2.4579, 2: 1.8951, 4: 5.0997, 6: 7.7870, 8: 10.2264}),
-    ("improved-aesthetic/sac+logos+ava1-l14-linearMSE.pth", "vit_l_14", {0: 1.6555, 2: 3.0698, 4: 4.2380, 6: 5.0731, 8: 5.5767}),
-]  # fmt: skip
+    (f"{V1}_vit_b_32_linear.pth", "vit_b_32", {0: -1.4700, 2: 1.9900, 4: 5.0874, 6: 7.6682, 8: 9.9166}),
+    (f"{V1}_vit_l_14_linear.pth", "vit_l_14", {0: -2.4579, 2: 1.8951, 4: 5.0997, 6: 7.7870, 8: 10.2264}),
+    (IMPROVED, "vit_l_14", {0: 1.6555, 2: 3.0698, 4: 4.2380, 6: 5.0731, 8: 5.5767}),
+]
 
 
 @pytest.mark.parametrize(("head", "model", "scores"), KNOWN)
@@ -32,15 +33,20 @@ def test_laion_heads_give_their_known_scores(
 
 def test_stack_of_layers_equals_its_layers_one_after_another() -> None:
     torch.manual_seed(0)
-    stack = torch.nn.Sequential(*[torch.nn.Linear(a, b) for a, b in [(12, 9), (9, 7)] * 1 + [(7, 1)]]).double()
-    state = {f"layers.{10 * i if i else 2}.{key}": value.numpy() for i in range(3) for key, value in stack[i].state_dict().items()}
+    stack = torch.nn.Sequential(*[torch.nn.Linear(a, b) for a, b in [(12, 9), (9, 7), (7, 1)]]).double()
+    state = {
+        f"layers.{number}.{key}": value.numpy()
+        for number, layer in zip((2, 10, 20), stack, strict=True)  # 10 comes after 2
+        for key, value in layer.state_dict().items()
+    }
     weight, bias = fold(state, Path("head"))
     x = torch.randn(5, 12, dtype=torch.float64)
     np.testing.assert_allclose(x.numpy() @ weight + bias, stack(x)[:, 0].detach().numpy(), atol=1e-12)
 
 
 def test_safetensors_head(tmp_path: Path) -> None:
-    save_file({"weight": np.array([[1.0, 2.0]], np.float32), "bias": np.array([0.5], np.float32)}, tmp_path / "h.safetensors")
+    layer = {"weight": np.array([[1.0, 2.0]], np.float32), "bias": np.array([0.5], np.float32)}
+    save_file(layer, tmp_path / "h.safetensors")
     head = AestheticHead.load(AestheticsConfig(head=tmp_path / "h.safetensors"))
     np.testing.assert_allclose(head.score(np.array([[1, 0], [0, 1]], np.float32)), [1.5, 2.5])
     with pytest.raises(AestheticHeadError, match="width 2, the CLIP model gives 3"):

@@ -1,4 +1,7 @@
-"""Embeddings by an open_clip model with random weights: unit length, independent of the batch, same as open_clip's own."""
+"""Embeddings by an open_clip model with random weights: unit length, independent of the batch, open_clip's own."""
+
+import dataclasses
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -49,9 +52,7 @@ def test_clip_embedding_and_similarity() -> None:
     assert similarity(mean, frames[0]) == pytest.approx(0.5**0.5)
 
 
-def test_missing_model_names_file_field_and_profile(random_config: CurationConfig, tmp_path) -> None:  # type: ignore[no-untyped-def]
-    import dataclasses
-
+def test_missing_model_names_file_field_and_profile(random_config: CurationConfig, tmp_path: Path) -> None:
     gone = dataclasses.replace(random_config, embed=EmbedConfig(weights=tmp_path / "nowhere"))
     with pytest.raises(ModelFileError, match=r"'demo' needs .*nowhere/open_clip_config.json \(embed.weights\)"):
         check_model_files(gone)

@@ -1,0 +1,111 @@
+"""Wrong use of `python -m pipelines.curate`: exit status 2, one line that says what to do, nothing touched, no Ray."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from curation.config import CurationConfig, EmbedConfig, to_json
+from pipelines import cli
+from pipelines.curate import Curate, load_profile, main
+
+
+@pytest.fixture
+def profile(random_config: CurationConfig, tmp_path: Path) -> Path:
+    path = tmp_path / "profile.json"
+    path.write_text(to_json(random_config))
+    return path
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line with which `words` are refused."""
+    assert cli.run(main, Curate, list(words)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+def make_inputs(folder: Path) -> None:
+    for name in ("empty", "texts", "zero"):
+        (folder / name).mkdir(parents=True)
+    (folder / "texts" / "a.txt").write_text("words")
+    (folder / "zero" / "a.mp4").touch()
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("missing", "does not exist"),
+        ("empty", "holds no video"),
+        ("texts", "holds no video"),
+        ("zero", "are empty"),
+    ],
+)
+def test_bad_inputs(capsys: pytest.CaptureFixture[str], tmp_path: Path, profile: Path, place: str, says: str) -> None:
+    make_inputs(tmp_path / "in")
+    line = refused(
+        capsys, "--input", str(tmp_path / "in" / place), "--output", str(tmp_path / "out"), "--profile", str(profile)
+    )
+    assert says in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_profile_and_missing_flag(capsys: pytest.CaptureFixture[str], tmp_path: Path, footage: Path) -> None:
+    out = ["--output", str(tmp_path / "out")]
+    line = refused(capsys, "--input", str(footage), *out, "--profile", "nope")
+    assert "demo" in line
+    assert "svd" in line
+    assert "does not exist" in refused(capsys, "--input", str(footage), *out, "--profile", "nope.json")
+    assert "--input is missing" in refused(capsys, *out)
+    assert "is no dataset" in refused(capsys, *out, "--reselect")
+    assert "is no dataset" in refused(capsys, *out, "--verify")
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_and_truncated_models(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, footage: Path, random_config: CurationConfig, model_folder: Path
+) -> None:
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    for path in (model_folder / "coca").iterdir():
+        (cut / path.name).write_bytes(path.read_bytes()[: 4000 if path.suffix == ".safetensors" else None])
+    for folder, says in ((tmp_path / "none", "missing"), (cut, "not a whole safetensors file")):
+        profile = tmp_path / "p.json"
+        profile.write_text(to_json(dataclasses.replace(random_config, embed=EmbedConfig(weights=folder))))
+        words = ["--input", str(footage), "--output", str(tmp_path / "out"), "--profile", str(profile)]
+        line = refused(capsys, *words)
+        assert says in line
+        assert "embed.weights" in line
+        assert not (tmp_path / "out").exists()
+
+
+def test_output_that_holds_something_else(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, footage: Path, profile: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "config.json").write_text('{"stage": "mtd"}')
+    line = refused(capsys, "--input", str(footage), "--output", str(out), "--profile", str(profile))
+    assert "holds something else" in line
+    assert [path.name for path in out.iterdir()] == ["config.json"]
+
+
+def test_dry_run_prints_and_does_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path, footage: Path) -> None:
+    words = ["--input", str(footage), "--output", str(tmp_path / "out"), "--dry-run"]
+    assert cli.run(main, Curate, words) == 0
+    assert json.loads(capsys.readouterr().out)["profile"] == "demo"
+    assert not (tmp_path / "out").exists()
+
+
+def test_profile_from_a_file_is_the_profile(random_config: CurationConfig, profile: Path) -> None:
+    assert load_profile(str(profile)) == random_config
+
+
+def test_ray_is_not_imported_for_a_refusal(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    before = "ray" in sys.modules
+    refused(capsys, "--input", str(tmp_path / "missing"), "--output", str(tmp_path / "out"))
+    assert ("ray" in sys.modules) == before

@@ -1,0 +1,70 @@
+"""What counts as an input, and the one line for what does not."""
+
+from pathlib import Path
+
+import pytest
+
+from curation.sources import InputError, list_sources
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in ("b.MP4", "deep/er/a.mkv", "-dash.mp4", ".hidden.mp4", "notes.txt", "still.jpg"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return tmp_path
+
+
+def names(place: str | Path) -> list[str]:
+    return [Path(source.uri).name for source in list_sources(str(place))]
+
+
+def test_folder_glob_file_and_uri(tree: Path) -> None:
+    assert sorted(names(tree)) == ["-dash.mp4", "a.mkv", "b.MP4"]
+    assert names(f"{tree}/*.mp4") == ["-dash.mp4"]
+    assert sorted(names(f"{tree}/**/*.m*")) == ["-dash.mp4", "a.mkv"]
+    assert names(tree / "b.MP4") == ["b.MP4"]
+    assert sorted(names(f"file://{tree}")) == ["-dash.mp4", "a.mkv", "b.MP4"]
+    source = list_sources(str(tree / "b.MP4"))[0]
+    assert source.size_bytes == 1
+    assert source.modified_ns == (tree / "b.MP4").stat().st_mtime_ns
+
+
+def test_list_file_keeps_missing_entries(tree: Path) -> None:
+    (tree / "list.txt").write_text(f"# two\nb.MP4\n\n{tree}/deep/er/a.mkv\ngone.mp4\n")
+    found = {Path(source.uri).name: source.size_bytes for source in list_sources(str(tree / "list.txt"))}
+    assert found == {"b.MP4": 1, "a.mkv": 1, "gone.mp4": None}
+
+
+def test_relative_places_become_absolute(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tree)
+    assert list_sources("deep")[0].uri == str(tree / "deep/er/a.mkv")
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("missing", "does not exist"),
+        ("empty", "holds no video"),
+        ("texts", "holds no video"),
+        ("zeros", "are empty"),
+        ("nothing*.mp4", "holds no video"),
+        ("texts/a.txt", "holds no video"),
+        ("blob.bin", "neither a video .* nor a list"),
+    ],
+)
+def test_nothing_to_curate(tmp_path: Path, place: str, reason: str) -> None:
+    for folder in ("empty", "texts", "zeros"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("words\nmore words\n")
+    (tmp_path / "zeros" / "a.mp4").touch()
+    (tmp_path / "blob.bin").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(InputError, match=reason) as caught:
+        list_sources(str(tmp_path / place))
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_scheme_is_one_line() -> None:
+    with pytest.raises(InputError, match="not a URI that can be read"):
+        list_sources("gopher://nowhere/videos")
