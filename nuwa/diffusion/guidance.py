@@ -5,20 +5,6 @@ import torch
 from nuwa.diffusion.objective import Denoiser
 
 
-def drop_prompts(
-    encoder_hidden_states: torch.Tensor, null_prompt: torch.Tensor, drop_frac: float, generator: torch.Generator
-) -> torch.Tensor:
-    """Replace all prompts of some windows by the empty one, for training.
-
-    encoder_hidden_states: (b t n d) or (b n d)
-    null_prompt: (n d), tokens of the empty prompt
-    drop_frac: probability per window, 0 to 1; `generator` on the CPU
-    """
-    drop = torch.rand(len(encoder_hidden_states), generator=generator) < drop_frac
-    drop = drop.to(encoder_hidden_states.device).reshape(-1, *[1] * (encoder_hidden_states.ndim - 1))
-    return torch.where(drop, null_prompt.to(encoder_hidden_states), encoder_hidden_states)
-
-
 def _twice(tensor: torch.Tensor | None) -> torch.Tensor | None:
     """A batch and its copy behind it."""
     return None if tensor is None else torch.cat([tensor, tensor])

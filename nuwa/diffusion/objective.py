@@ -1,4 +1,4 @@
-"""Training targets of diffusion: plain functions over a bare denoiser and an explicit generator.
+"""Training targets of diffusion: plain functions over a bare denoiser and draws that the caller made.
 
 `alphas_cumprod` is ᾱ of the noise schedule, (num_steps,), as diffusers' schedulers hold it. z_t = √ᾱ z_0 + √(1−ᾱ) eps.
 """
@@ -81,9 +81,10 @@ def clean_and_noise(
 def denoising_loss(
     denoiser: Denoiser,
     z0: torch.Tensor,
+    eps: torch.Tensor,
+    step: torch.Tensor,
     encoder_hidden_states: torch.Tensor,
     alphas_cumprod: torch.Tensor,
-    generator: torch.Generator,
     prediction_type: PredictionType = "epsilon",
     condition: torch.Tensor | None = None,
     mask: torch.Tensor | None = None,
@@ -92,11 +93,10 @@ def denoising_loss(
 ) -> torch.Tensor:
     """Mean squared error of the prediction, one number per window, (b,) (NUWA-XL Eq. 5).
 
-    z0: (b c t h w), clean latents, scaled to unit variance; the other tensors as in the denoiser's call
-    generator: source of steps and noise, on the CPU, so that the draw does not depend on the device
+    z0: (b c t h w), clean latents, scaled to unit variance
+    eps, step: (b c t h w) and (b,), drawn by the caller, who knows which window has which generator
+    the other tensors as in the denoiser's call
     """
-    step = torch.randint(len(alphas_cumprod), (len(z0),), generator=generator).to(z0.device)
-    eps = torch.randn(z0.shape, generator=generator).to(z0)
     zt = add_noise(z0, eps, step, alphas_cumprod)
     prediction = denoiser(zt, step, encoder_hidden_states, condition, mask, stride, added_time_ids)
     error = prediction.float() - target(prediction_type, z0, eps, step, alphas_cumprod).float()

@@ -2,7 +2,7 @@
 
 import torch
 
-from nuwa.diffusion.guidance import drop_prompts, guided
+from nuwa.diffusion.guidance import guided
 
 NULL = torch.full((6, 4), -1.0)
 
@@ -59,13 +59,3 @@ def test_global_windows_have_neither_mask_nor_condition() -> None:
     guided(recorder, 3.0, NULL)(inputs[0], torch.tensor(5), inputs[2][:, 0])
     assert recorder.calls[0][3:] == (None, None, None, None)
     assert recorder.calls[0][1].tolist() == [5] * 4
-
-
-def test_training_drops_all_prompts_of_a_window_or_none() -> None:
-    prompts = torch.randn(400, 3, 6, 4)
-    dropped = drop_prompts(prompts, NULL, 0.1, torch.Generator().manual_seed(0))
-    is_null = (dropped == NULL).flatten(1)
-    assert (is_null.all(dim=1) | ~is_null.any(dim=1)).all()
-    assert 0.06 < is_null.all(dim=1).float().mean() < 0.14
-    assert torch.equal(drop_prompts(prompts, NULL, 0.0, torch.Generator()), prompts)
-    assert (drop_prompts(prompts, NULL, 1.0, torch.Generator()) == NULL).all()
