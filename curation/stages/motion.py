@@ -75,9 +75,13 @@ def flow_speed(earlier: np.ndarray, later: np.ndarray, gap_s: float) -> float:
 
 
 def flow_magnitude(earlier: np.ndarray, later: np.ndarray) -> float:
-    """Mean magnitude of Farneback's flow between two (h w) uint8 images, px."""
-    flow = cv2.calcOpticalFlowFarneback(earlier, later, None, *_FARNEBACK)
-    return float(np.linalg.norm(flow, axis=2).mean())
+    """Mean magnitude of the flow between two (h w) uint8 images, px."""
+    return float(np.linalg.norm(flow_field(earlier, later), axis=2).mean())
+
+
+def flow_field(earlier: np.ndarray, later: np.ndarray) -> np.ndarray:
+    """Farneback's flow between two (h w) uint8 images: (h w 2) float32, x and y displacement in px."""
+    return cv2.calcOpticalFlowFarneback(earlier, later, None, *_FARNEBACK)
 
 
 def resize_short_side(image: np.ndarray, short_side_px: int) -> np.ndarray:

@@ -28,7 +28,7 @@ class TextDetector:
     """
 
     def __init__(self, config: TextConfig) -> None:
-        self._canvas_px = config.canvas_px
+        self._canvas_px, self._largest_scale = config.canvas_px, config.largest_scale
         self._find: Callable[[np.ndarray], Boxes] = _rapidocr(config) if config.detector == "rapidocr" else _easyocr(config)
 
     def area_frac(self, images: Sequence[np.ndarray]) -> list[float]:
@@ -38,14 +38,14 @@ class TextDetector:
     def _area_of(self, image: np.ndarray) -> float:
         if min(image.shape[:2]) < _SMALLEST_SIDE_PX:
             return 0.0
-        canvas = scaled_to(image, self._canvas_px)
+        canvas = scaled_to(image, self._canvas_px, self._largest_scale)
         return union_area_frac(self._find(canvas), canvas.shape[0], canvas.shape[1])
 
 
-def scaled_to(image: np.ndarray, long_side_px: int) -> np.ndarray:
-    """(h w 3) with its long side `long_side_px` and its short side at least 32, the detectors' stride."""
+def scaled_to(image: np.ndarray, long_side_px: int, largest_scale: float) -> np.ndarray:
+    """(h w 3) with its long side `long_side_px`, or less by `largest_scale`, and its sides at least 32, the detectors' stride."""
     height, width = image.shape[:2]
-    scale = long_side_px / max(height, width)
+    scale = min(largest_scale, long_side_px / max(height, width))
     size = (max(32, round(width * scale)), max(32, round(height * scale)))
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 

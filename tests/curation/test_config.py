@@ -1,0 +1,52 @@
+"""Profiles, JSON round trip, fingerprints and what a wrong value is answered with."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from curation import config
+
+
+@pytest.mark.parametrize("name", ["demo", "svd"])
+def test_json_round_trip_is_exact(name: str) -> None:
+    profile = config.profile(name)
+    assert config.from_json(config.to_json(profile), config.CurationConfig) == profile
+
+
+def test_unknown_profile_lists_the_known_ones() -> None:
+    with pytest.raises(config.CurationError, match=r"'best'.*demo, svd"):
+        config.profile("best")
+
+
+def test_fingerprint_follows_values_and_ignores_where_the_checkout_is() -> None:
+    here = config.EmbedConfig(weights=Path("/a/demo/weights/coca"))
+    assert config.fingerprint(here) == config.fingerprint(config.EmbedConfig(weights=Path("/b/weights/coca")))
+    assert config.fingerprint(here) != config.fingerprint(dataclasses.replace(here, batch_size=3))
+    assert len(config.fingerprint(here)) == 16
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON"),
+        ('{"colour": 1}', "no field 'colour'"),
+        ('{"detector": "psychic"}', "must be one of adaptive, content"),
+        ('{"max_clip_s": -1}', "max_clip_s = -1 must be positive"),
+    ],
+)
+def test_from_json_names_what_is_wrong(text: str, message: str) -> None:
+    with pytest.raises(config.CurationError, match=message):
+        config.from_json(text, config.SceneConfig)
+
+
+def test_missing_model_names_file_flag_and_profile() -> None:
+    with pytest.raises(config.CurationError, match=r"nowhere/x\.pth.*--embed\.weights.*svd"):
+        config.existing_model(Path("nowhere/x.pth"), "--embed.weights", "svd")
+
+
+def test_config_imports_no_torch() -> None:
+    check = "import sys, curation.config, curation.schema; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
