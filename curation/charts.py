@@ -135,7 +135,8 @@ def _ticks(low: float, high: float, count: int = 3) -> list[float]:
 def _log_ticks(low: float, high: float) -> list[float]:
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     multiples = (1,) if len(exponents) > 4 else (1, 2, 5)
-    return [m * 10.0**k for k in exponents for m in multiples if low <= m * 10.0**k <= high]
+    ticks = [m * 10.0**k for k in exponents for m in multiples if low <= m * 10.0**k <= high]
+    return ticks if len(ticks) > 1 else _ticks(low, high)
 
 
 def _y_grid(axes: _Axes, ticks: Sequence[float]) -> str:

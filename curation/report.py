@@ -1,5 +1,6 @@
 """What curation did to the footage, as sections of a page: funnel, reasons, errors, scores, clips kept and rejected."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Sequence
@@ -50,14 +51,16 @@ def sections(dataset: Dataset, most_clips: int = 24) -> list[Section]:
 
 def bound_lines(rule: AxisRule, scores: np.ndarray) -> list[Bound]:
     """The thresholds of `rule` for `scores`, (n,), NaN where not measured; a share becomes the score it cuts at."""
-    low, high = bounds(scores, rule)
+    low, high = bounds(scores, dataclasses.replace(rule, minimum=None, maximum=None))
     found = []
-    if math.isfinite(low):
-        name = f"lowest {rule.drop_lowest_frac:.0%}" if low != rule.minimum else "min"
-        found.append(Bound(low, True, f"{name}, {low:.3g}"))
-    if math.isfinite(high):
-        name = f"highest {rule.drop_highest_frac:.0%}" if high != rule.maximum else "max"
-        found.append(Bound(high, False, f"{name}, {high:.3g}"))
+    if rule.minimum is not None:
+        found.append(Bound(rule.minimum, True, f"min {rule.minimum:g}"))
+    if rule.maximum is not None:
+        found.append(Bound(rule.maximum, False, f"max {rule.maximum:g}"))
+    if rule.drop_lowest_frac and math.isfinite(low):
+        found.append(Bound(low, True, f"lowest {rule.drop_lowest_frac:.0%}: {low:.3g}"))
+    if rule.drop_highest_frac and math.isfinite(high):
+        found.append(Bound(high, False, f"highest {rule.drop_highest_frac:.0%}: {high:.3g}"))
     return found
 
 
@@ -174,4 +177,4 @@ def _strip(row: pd.Series) -> str:
         images = [frame.fitted(4 * STRIP_HEIGHT_PX) for frame in frames][:STRIP_FRAMES]
     except VideoDecodeError as error:
         return f'<p class="gone">no picture: {escape(str(error))}</p>'
-    return f'<img loading="lazy" alt="frames of the clip" src="{strip(images, STRIP_HEIGHT_PX)}">'
+    return f'<img decoding="async" alt="frames of the clip" src="{strip(images, STRIP_HEIGHT_PX)}">'

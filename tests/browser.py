@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,6 +15,16 @@ def find_chromium() -> str | None:
     """Path of a Chromium or Chrome on this machine, or None."""
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
     return next((path for path in map(shutil.which, names) if path), None)
+
+
+# The browser reads commands from descriptor 3 and answers on 4; both may be taken while they are being moved there.
+_LAUNCH = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+os.dup2(ends[0], 3)
+os.dup2(ends[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class Browser:
@@ -39,10 +50,8 @@ class Browser:
     def __enter__(self) -> Self:
         from_browser, to_us = os.pipe()
         from_us, to_browser = os.pipe()
-        # The browser reads commands from descriptor 3 and answers on 4.
-        script = f'exec "$@" 3<&{from_us} 4>&{to_us}'
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", script, "sh", *self._command],
+            [sys.executable, "-c", _LAUNCH, str(from_us), str(to_us), *self._command],
             pass_fds=(from_us, to_us),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -1,0 +1,122 @@
+"""The report's figures against a dataset whose figures are known, and its charts against their data."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from curation import report
+from curation.charts import Bound, Curve, histogram, line_chart
+from curation.config import AxisRule, CurationError
+from curation.dataset import Dataset, open_dataset
+from curation.page import Section, picture, render
+from tests.curation import small_dataset
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return open_dataset(small_dataset.build(tmp_path_factory.mktemp("report")))
+
+
+def bars(html: str) -> dict[str, int]:
+    """Name → figure of every bar row."""
+    return {name: int(count) for name, count in re.findall(r"<span>(\w[\w ]*)</span><div.*?</div><b>(\d+)</b>", html)}
+
+
+def test_headline_counts_what_is_in_the_tables(dataset: Dataset) -> None:
+    expected = [
+        ("3", "videos"),
+        ("6", "clips"),
+        ("4", "clips kept"),
+        ("1", "runs for training"),
+        ("0.5", "minutes of runs"),
+    ]
+    assert report.headline(dataset) == expected
+
+
+def test_funnel_reasons_statuses_and_errors(dataset: Dataset) -> None:
+    funnel = report.sections(dataset)[0].body
+    assert bars(funnel) == {
+        "videos found": 3,
+        "videos decoded": 2,
+        "clips cut": 6,
+        "clips kept": 4,
+        "clips in runs": 3,
+        "low_motion_score": 2,
+        "low_aesthetic_score": 1,
+        "ok": 2,
+        "failed": 1,
+    }
+    assert "&lt;i&gt;no&lt;/i&gt; header" in funnel
+    assert "<i>no</i>" not in funnel
+
+
+def test_thresholds_are_those_of_the_selection(dataset: Dataset) -> None:
+    scores = dataset.clips["aesthetic_score"].to_numpy(float)
+    (line,) = report.bound_lines(AxisRule(axis="aesthetic_score", drop_lowest_frac=0.2), scores)
+    assert (scores < line.value).sum() == 1
+    assert line.is_minimum
+    both = report.bound_lines(AxisRule(axis="ocr_area_ratio", minimum=0.0, maximum=0.07), scores)
+    assert [bound.value for bound in both] == [0.0, 0.07]
+    assert report.bound_lines(AxisRule(axis="motion_score"), scores) == []
+
+
+def test_histograms_of_all_scores_and_gallery_of_both_kinds(dataset: Dataset) -> None:
+    _, scores, clips = report.sections(dataset)
+    assert scores.body.count("<svg") == len(report.SCORES)
+    assert clips.body.count("<article") == 6
+    assert clips.body.count("data:image/jpeg;base64,") == 6
+    assert clips.body.count("a &lt;square&gt; moves") == 4
+    assert clips.body.count("no caption") == 2
+    kept, rejected = clips.body.split("Rejected")
+    assert kept.count("<article") == 4
+    assert rejected.count("chip why") == 3
+    assert report.sections(dataset, most_clips=1)[2].body.count("<article") == 2
+
+
+def test_a_source_that_is_gone_leaves_a_line_in_its_place(tmp_path: Path) -> None:
+    dataset = open_dataset(small_dataset.build(tmp_path))
+    (tmp_path / "film0.mp4").unlink()
+    clips = report.sections(dataset)[2].body
+    assert clips.count("no picture:") == 3
+    assert clips.count("<img") == 3
+
+
+def test_histogram_bars_add_up_and_are_coloured_by_the_bound() -> None:
+    values = [0.0, 0.1, 0.2, 0.9, 1.0, float("nan")]
+    svg = histogram(values, [Bound(0.15, True, "min 0.15")], "score", num_bins=10)
+    counts = {kind: sum(map(int, re.findall(rf'bar {kind}".*?: (\d+) clips', svg))) for kind in ("good", "bad")}
+    assert counts == {"good": 3, "bad": 2}
+    assert "min 0.15" in svg
+
+
+@pytest.mark.parametrize("values", [[], [float("nan")], [3.0], [0.0, 0.0]])
+def test_charts_of_little_or_nothing(values: list[float]) -> None:
+    assert "nan" not in histogram(values, [], "score")
+    assert "nan" not in line_chart([Curve("loss", np.arange(len(values)) * 1.0, np.nan_to_num(values))], "loss")
+
+
+def test_line_chart_draws_every_curve_within_its_frame() -> None:
+    steps = np.arange(1, 2001) * 1.0
+    svg = line_chart([Curve("a", steps, 1 / steps), Curve("b", steps, 2 / steps)], "loss", log_y=True)
+    points = [
+        tuple(map(float, point.split(","))) for line in re.findall(r'points="(.*?)"', svg) for point in line.split()
+    ]
+    assert svg.count("<polyline") == 4
+    assert all(0 <= x <= 360 and 0 <= y <= 190 for x, y in points)
+
+
+def test_page_is_self_contained() -> None:
+    page = render(
+        "T & t", "s", [("1", "x")], [Section("a", "A", "n", f'<img src="{picture(np.zeros((2, 2, 3), np.uint8))}">')]
+    )
+    assert "T &amp; t" in page
+    assert "default-src 'none'" in page
+    assert all(target.startswith(("data:", "#")) for target in re.findall(r'(?:src|href)="(.*?)"', page))
+    assert "url(" not in page
+
+
+def test_what_is_no_dataset_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CurationError, match="no dataset"):
+        open_dataset(tmp_path)
