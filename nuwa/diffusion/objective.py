@@ -38,7 +38,7 @@ def signal_and_noise(
 
 
 def add_noise(z0: torch.Tensor, eps: torch.Tensor, step: torch.Tensor, alphas_cumprod: torch.Tensor) -> torch.Tensor:
-    """Forward process in one jump, z_t = alpha z_0 + sigma eps (NUWA-XL Eq. 4; DDPM Eq. 4).
+    """Forward process in one jump, z_t = alpha z_0 + sigma eps (DDPM Eq. 4).
 
     z0, eps: (b …); step: (b,) int64
     """

@@ -43,6 +43,8 @@ def check_supported(config: dict[str, Any]) -> None:
         for block_type in given:
             if block_type not in known:
                 raise NuwaError(f"{option} {block_type!r} cannot be inflated; use a U-Net of {', '.join(known)}")
+    if not isinstance(config["cross_attention_dim"], int):
+        raise NuwaError(f"cross_attention_dim {config['cross_attention_dim']!r}; one width for all blocks is needed")
     for option, value in PLAIN.items():
         if config.get(option, value) != value:
             raise NuwaError(f"a U-Net with {option}={config[option]!r} cannot be inflated; it has to be {value!r}")

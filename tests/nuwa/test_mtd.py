@@ -307,6 +307,7 @@ def test_autocast_to_bfloat16_works() -> None:
         ({"mid_block_type": "UNetMidBlock2D"}, "UNetMidBlock2D"),
         ({"resnet_time_scale_shift": "scale_shift"}, "resnet_time_scale_shift"),
         ({"dual_cross_attention": True}, "dual_cross_attention"),
+        ({"cross_attention_dim": (WIDTH, WIDTH)}, "one width"),
     ],
 )
 def test_unets_that_cannot_be_inflated_are_refused(options: dict[str, object], named: str) -> None:

@@ -1,0 +1,26 @@
+"""Every file and every test that docs/papers.md names exists."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_files_and_tests_of_the_table_exist() -> None:
+    rows = [line for line in (ROOT / "docs" / "papers.md").read_text().splitlines() if line.startswith("|")]
+    missing, count = [], 0
+    for row in rows:
+        names = re.findall(r"`([^`]+)`", row)
+        files = [name for name in names if name.startswith("nuwa/")]
+        missing += [name for name in files if not (ROOT / name).exists()]
+        source = ""
+        for name in names:
+            if re.fullmatch(r"test_\w+\.py", name):
+                path = ROOT / "tests" / "nuwa" / name
+                source = path.read_text() if path.exists() else ""
+            elif re.fullmatch(r"test_\w+", name):
+                count += 1
+                if f"def {name}(" not in source:
+                    missing.append(name)
+    assert missing == []
+    assert count > 30
