@@ -10,7 +10,7 @@ from pathlib import Path
 
 import open_clip
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 from transformers import PreTrainedTokenizerFast
@@ -86,3 +86,8 @@ def save_model(model: nn.Module, folder: Path) -> None:
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
     weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, folder / "open_clip_model.safetensors")
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Fill `model` with the weights that `save_model` wrote."""
+    model.load_state_dict(load_file(folder / "open_clip_model.safetensors"))

@@ -41,6 +41,11 @@ class TrainCoca:
     """Optimiser steps."""
     batch: int = 128
     """Samples a step: half single frames, half grids."""
+    init: Path | None = None
+    """Weights folder to go on from; default random weights."""
+    word_dropout: float = 0.2
+    """Share of caption words that the decoder does not get to see, so that it looks at the picture instead of
+    finishing word pairs it knows."""
     learning_rate: float = 1e-3
     """Peak of the cosine schedule."""
     seed: int = 0
@@ -108,9 +113,19 @@ def coca_loss(output: dict[str, Tensor], captions: list[str]) -> tuple[Tensor, T
     return contrastive, captioning
 
 
+def drop_words(tokens: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Replace that share of the words in half of the captions by `<unk>`; (b n) int64, special tokens stay."""
+    words = tokens > max(coca.SPECIAL_IDS.values())
+    words[len(words) // 2 :] = False
+    dropped = words & (torch.rand(tokens.shape, generator=generator) < share)
+    return tokens.masked_fill(dropped, coca.SPECIAL_IDS["<unk>"])
+
+
 def train(config: TrainCoca) -> nn.Module:
     """Run the optimisation and return the model in evaluation mode."""
     model, tokenizer = coca.create_model(config.seed), coca.build_tokenizer()
+    if config.init is not None:
+        coca.load_weights(model, config.init / "coca")
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.learning_rate, total_steps=config.steps, pct_start=0.05
@@ -118,8 +133,10 @@ def train(config: TrainCoca) -> nn.Module:
     for step in track(range(config.steps), "CoCa"):
         images, captions = sample_batch(np.random.default_rng([config.seed, step]), config.batch)
         tokens = tokenizer(captions, padding="max_length", return_tensors="pt").input_ids
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         with torch.autocast("cpu", torch.bfloat16):
-            output = model(to_input(images), tokens)
+            output = model(to_input(images), drop_words(tokens, config.word_dropout, generator))
+        output["labels"] = tokens[:, 1:]
         contrastive, captioning = coca_loss(output, captions)
         (contrastive + CAPTION_LOSS_WEIGHT * captioning).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
