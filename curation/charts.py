@@ -47,9 +47,10 @@ class _Axes:
         return HEIGHT - _BOTTOM - (y - low) / (high - low) * (HEIGHT - _TOP - _BOTTOM)
 
 
-def histogram(values: Sequence[float], bounds: Sequence[Bound], name: str, num_bins: int = 32) -> str:
+def histogram(values: npt.ArrayLike, bounds: Sequence[Bound], name: str, num_bins: int = 32) -> str:
     """Distribution of `values`, those that a bound rejects in another colour, each bound a labelled line."""
-    known = np.asarray([value for value in values if math.isfinite(value)], dtype=np.float64)
+    known = np.asarray(values, dtype=np.float64)
+    known = known[np.isfinite(known)]
     if known.size == 0:
         return _frame(name, f'<text class="empty" x="{WIDTH / 2}" y="{HEIGHT / 2}">no values</text>')
     low, high = _range([*known, *(bound.value for bound in bounds)])

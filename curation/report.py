@@ -112,7 +112,7 @@ def _errors(errors: pd.DataFrame, most: int = 40) -> str:
     if errors.empty:
         return "<p>No file failed.</p>"
     rows = "".join(
-        f"<tr><td>{escape(PurePath(row.source_uri).name)}</td><td>{escape(str(row.stage))}</td>"
+        f"<tr><td>{escape(PurePath(str(row.source_uri)).name)}</td><td>{escape(str(row.stage))}</td>"
         f"<td>{escape(str(row.error_message))}</td></tr>"
         for row in errors.head(most).itertuples()
     )
@@ -145,8 +145,8 @@ def _gallery(clips: pd.DataFrame, most: int) -> Section:
 
 
 def _spread(rows: pd.DataFrame, most: int) -> list[pd.Series]:
-    places = np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)) if len(rows) else []
-    return [rows.iloc[place] for place in places]
+    places = np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)
+    return [rows.iloc[place] for place in dict.fromkeys(places)]
 
 
 def _card(row: pd.Series) -> str:

@@ -38,9 +38,12 @@ def main(config: Explore) -> None:
         parts.append(training(config.runs))
     subtitle = f"Dataset {config.dataset}, profile {dataset.config.profile}"
     page = render(config.title, subtitle, report.headline(dataset), parts)
-    config.output.parent.mkdir(parents=True, exist_ok=True)
     draft = config.output.with_name(f"_{config.output.name}")
-    draft.write_text(page, "utf-8")
+    try:
+        config.output.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(page, "utf-8")
+    except OSError as error:
+        raise CurationError(f"{config.output} cannot be written ({error}); give another --output") from error
     draft.replace(config.output)
     print(f"{config.output}: {len(page) / 1e6:.1f} MB, {len(parts)} sections")
 

@@ -47,22 +47,19 @@ class Generate:
 def main(config: Generate) -> None:
     """Load, generate window by window under a progress bar, decode into the file."""
     if config.output.suffix != ".mp4":
-        raise NuwaError(
-            f"output {config.output} does not end in .mp4; H.264 in mp4 is the one format written"
-        )
+        raise NuwaError(f"output {config.output} does not end in .mp4; H.264 in mp4 is the one format written")
     from nuwa.generate.story import frame_prompts, load_story
 
     story = load_story(config.story)
-    from nuwa.generate.mp4 import write_mp4
-    from nuwa.generate.pipeline import load_pipeline
+    from nuwa.generate.mp4 import check_size, write_mp4
+    from nuwa.generate.pipeline import load_pipeline, pick_device
     from nuwa.generate.record import describe, is_done, write_record
     from nuwa.generate.windows import Sampling
 
-    pipe = load_pipeline(config.model).to(_device(config.device))
+    pipe = load_pipeline(config.model).to(pick_device(config.device))
     fps = next(rate for rate in (config.fps, story.fps, pipe.config.train_fps) if rate is not None)
-    sampling = Sampling(
-        steps=config.steps, guidance=config.guidance, seed=config.seed, batch=config.batch, fps=fps
-    )
+    sampling = Sampling(steps=config.steps, guidance=config.guidance, seed=config.seed, batch=config.batch, fps=fps)
+    check_size(pipe.config.height, pipe.config.width, config.upscale)
     prompts = frame_prompts(story, fps, config.frames)
     record = describe(
         pipe=pipe,
@@ -96,14 +93,6 @@ def _images(
             pipe, prompts, sampling, depth, on_window=lambda window, latents: progress.advance(task)
         )
         yield from progress.track(decode_frames(pipe, latents), total=len(prompts), description="decoding")
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise NuwaError("--device cuda: this machine offers no CUDA device; use cpu or auto")
-    return "cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,6 @@ def write_mp4(path: str | Path, frames: Iterable[np.ndarray], fps: float, upscal
     which small frames cannot afford. The file appears under its name only when it is complete.
     """
     path = Path(path)
-    if upscale < 1:
-        raise NuwaError(f"upscale {upscale} leaves no pixels; give 1 or more")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"_{os.getpid()}_{path.name}")
     try:
@@ -30,18 +28,24 @@ def write_mp4(path: str | Path, frames: Iterable[np.ndarray], fps: float, upscal
     return count
 
 
+def check_size(height: int, width: int, upscale: int) -> None:
+    """Raise NuwaError when frames of height × width px cannot be written at this scale."""
+    if upscale < 1:
+        raise NuwaError(f"upscale {upscale} leaves no pixels; give 1 or more")
+    if height * upscale % 2 or width * upscale % 2:
+        raise NuwaError(f"frames of {width}×{height} px, upscale {upscale}: H.264 needs even sizes; upscale by 2")
+
+
 def _encode(path: Path, frames: Iterable[np.ndarray], rate: Fraction, upscale: int) -> int:
-    count, size = 0, (0, 0)
+    count = 0
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("libx264", rate=rate, options={"crf": "14", "preset": "medium"})
         stream.pix_fmt = "yuv420p"
         for frame in frames:
-            image = np.repeat(np.repeat(frame, upscale, axis=0), upscale, axis=1)
             if count == 0:
-                size = image.shape[:2]
-                if size[0] % 2 or size[1] % 2:
-                    raise NuwaError(f"frames of {size[1]}×{size[0]} px: H.264 needs even sizes; upscale by 2")
-                stream.height, stream.width = size
+                check_size(frame.shape[0], frame.shape[1], upscale)
+                stream.height, stream.width = frame.shape[0] * upscale, frame.shape[1] * upscale
+            image = np.repeat(np.repeat(frame, upscale, axis=0), upscale, axis=1)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
             count += 1
         if count == 0:

@@ -114,6 +114,15 @@ def load_pipeline(folder: str | Path) -> NuwaXLPipeline:
     return pipe
 
 
+def pick_device(name: str) -> str:
+    """cpu or cuda as asked for; auto is cuda if there is one. Raises NuwaError for a device this machine lacks."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise NuwaError("device cuda: this machine offers no CUDA device; use cpu or auto")
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
 def weights_fingerprint(folder: str | Path) -> str:
     """SHA-256 over names and bytes of all files of the components of a pipeline folder."""
     folder, digest = Path(folder), hashlib.sha256()

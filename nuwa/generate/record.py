@@ -73,9 +73,12 @@ def is_done(video: Path, record: dict[str, Any]) -> bool:
 def write_record(video: Path, record: dict[str, Any]) -> None:
     """Write the record beside `video` under the same name, complete or not at all."""
     path = video.with_suffix(".json")
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"_{path.name}")
-    draft.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    except OSError as error:
+        raise NuwaError(f"{path.parent} cannot be written to ({error}); give another --output") from error
     draft.replace(path)
 
 
