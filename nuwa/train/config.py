@@ -14,11 +14,11 @@ PRESETS = ("toy", "base", "large")
 
 DEMO_TEXT_ENCODER = Path(__file__).parents[2] / "demo" / "weights" / "coca"
 
-FREE_TO_CHANGE = frozenset(
-    "dataset output init steps checkpoint_every keep_checkpoints log_every threads loader_workers frame_cache_mb "
-    "latent_cache_mb workers ray_address engine".split()
-)
-"""Fields that may differ when a run is continued; all others change what is learned."""
+_PLACES = ("dataset", "output", "init", "text_encoder", "ray_address")
+_RHYTHM = ("steps", "checkpoint_every", "keep_checkpoints", "log_every")
+_MACHINERY = ("threads", "loader_workers", "frame_cache_mb", "latent_cache_mb", "workers", "engine")
+FREE_TO_CHANGE = frozenset({*_PLACES, *_RHYTHM, *_MACHINERY})
+"""Fields that may differ when a run is continued: places and machinery; all others change what is learned."""
 
 
 class TrainError(NuwaError):

@@ -31,7 +31,10 @@ class Stage(Protocol):
 
     data: WindowDataset
     pattern: tuple[int, ...]
-    module: nn.Module
+
+    @property
+    def module(self) -> nn.Module:
+        """The weights."""
 
     def losses(self, samples: Sequence[WindowSample], draws: range) -> Losses:
         """Scalars by name; `loss` is the one to minimise. `draws` number the random draws of the samples."""
@@ -41,7 +44,7 @@ class Stage(Protocol):
 
 
 def video_of(samples: Sequence[WindowSample], device: torch.device) -> torch.Tensor:
-    """Pixels of samples: (b c t h w), float32 in [−1, 1], contiguous (group norm is slow on channels-last CPU memory)."""
+    """Pixels of samples: (b c t h w), float32 in [−1, 1]; contiguous, as group norm is slow in channels-last memory."""
     frames = torch.from_numpy(np.stack([sample.frames for sample in samples])).to(device)
     return rearrange(frames, "b t h w c -> b c t h w").contiguous().float() / 127.5 - 1.0
 
@@ -102,7 +105,8 @@ class ImageVaeStage:
 
     def __init__(self, config: TrainConfig, pipe: NuwaXLPipeline, runs: Sequence[Run], device: torch.device) -> None:
         self.config, self.pipe, self.device = config, pipe, device
-        self.data, self.pattern = frames_of(runs, config), (0,)
+        self.data = frames_of(runs, config)
+        self.pattern: tuple[int, ...] = (0,)
         self.module = pipe.vae.image_vae().to(device).requires_grad_(True)
 
     def losses(self, samples: Sequence[WindowSample], draws: range) -> Losses:
@@ -136,7 +140,8 @@ class ImageStage:
 
     def __init__(self, config: TrainConfig, pipe: NuwaXLPipeline, runs: Sequence[Run], device: torch.device) -> None:
         self.config, self.pipe, self.device = config, pipe, device
-        self.data, self.pattern = frames_of(runs, config), (0,)
+        self.data = frames_of(runs, config)
+        self.pattern: tuple[int, ...] = (0,)
         self.module = pipe.denoiser_global.image_unet().to(device).requires_grad_(True)
         self.vae = pipe.vae.image_vae().to(device).eval().requires_grad_(False)
         self.diffusion = Diffusion(config, pipe, device)

@@ -11,6 +11,7 @@ from nuwa.data.runs import Run
 from nuwa.data.windows import WindowDataset, WindowSample
 from nuwa.generate.pipeline import NuwaXLPipeline
 from nuwa.hierarchy import strides
+from nuwa.models.mtd import MaskTemporalUNet
 from nuwa.train import draws as random_draws
 from nuwa.train.config import TrainConfig, TrainError
 from nuwa.train.memory import LatentMemory
@@ -59,7 +60,7 @@ class MtdStage:
         self.data = windows_of(runs, config, [all_strides[level] for level in self.levels])
         self.pattern = tuple(range(len(self.levels)))
         self.vae = pipe.vae.to(device).eval().requires_grad_(False)
-        self.module = _trained_denoiser(config, pipe).to(device).requires_grad_(True)
+        self.module: MaskTemporalUNet = _trained_denoiser(config, pipe).to(device).requires_grad_(True)
         self.diffusion = Diffusion(config, pipe, device)
         self.memory = LatentMemory(config.latent_cache_mb * 2**20)
 
@@ -137,7 +138,7 @@ def _levels(config: TrainConfig) -> list[int]:
     return levels
 
 
-def _trained_denoiser(config: TrainConfig, pipe: NuwaXLPipeline) -> torch.nn.Module:
+def _trained_denoiser(config: TrainConfig, pipe: NuwaXLPipeline) -> MaskTemporalUNet:
     """A copy of the network to train, so that the one in `pipe` stays as it was."""
     source = pipe.denoiser_local if config.levels == "local" else None
     return copy.deepcopy(source or pipe.denoiser_global)

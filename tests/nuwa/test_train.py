@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from demo.coca import create_model, save_model
 from nuwa.data.runs import DataError, read_runs
-from nuwa.generate.pipeline import load_pipeline
+from nuwa.generate.pipeline import load_pipeline, save_pipeline
 from nuwa.hierarchy import NuwaError
 from nuwa.train import draws
 from nuwa.train.checkpoint import steps_in
@@ -20,6 +20,7 @@ from nuwa.train.stages import ImageVaeStage
 from nuwa.train.video_stages import MtdStage
 from pipelines import cli
 from pipelines.train import Train, main
+from tests.nuwa.stack import build
 from tests.nuwa.tiny_dataset import write_dataset
 
 CPU = torch.device("cpu")
@@ -27,10 +28,11 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `ds`, a dataset, and `coca`, an untrained text encoder."""
+    """A folder with `ds`, a dataset, `coca`, an untrained text encoder, and `tiny`, a small random pipeline."""
     folder = tmp_path_factory.mktemp("world")
     write_dataset(folder / "ds", [24, 20])
     save_model(create_model(0), folder / "coca")
+    save_pipeline(build(), folder / "tiny")
     return folder
 
 
@@ -39,6 +41,7 @@ def made(world: Path, output: Path, **changes: object) -> TrainConfig:
         stage="mtd",
         dataset=world / "ds",
         output=output,
+        init=world / "tiny",
         text_encoder=world / "coca",
         length=4,
         depth=2,
@@ -100,6 +103,14 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(
     assert seen == [2, 3]
     assert "step-000002" in caplog.text
     assert "going on from step 1" in caplog.text
+
+
+def test_without_init_everything_starts_new_at_the_presets_size(world: Path, tmp_path: Path) -> None:
+    train(made(world, tmp_path / "run", stage="image-vae", init=None, steps=1), quiet)
+    pipe = load_pipeline(tmp_path / "run/model")
+    assert pipe.vae.config.block_out_channels == (32, 64, 64)
+    assert (pipe.config.height, pipe.config.width, pipe.config.train_fps) == (16, 16, 8.0)
+    assert pipe.scheduler.config.prediction_type == "v_prediction"
 
 
 def test_scaled_latents_have_unit_deviation(world: Path, tmp_path: Path) -> None:
@@ -172,7 +183,7 @@ def test_a_draw_does_not_depend_on_its_batch() -> None:
         ({"depth": 4}, "no run is long enough for stride 27"),
         ({"depth": 1, "levels": "local"}, "no local levels"),
         ({"init": Path("nowhere")}, "nowhere"),
-        ({"text_encoder": Path("nowhere")}, "text encoder nowhere"),
+        ({"init": None, "text_encoder": Path("nowhere")}, "text encoder nowhere"),
         ({"batch": 0}, "batch is 0"),
     ],
 )
