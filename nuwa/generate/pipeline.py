@@ -20,6 +20,7 @@ from nuwa.models.mtd import MaskTemporalUNet
 from nuwa.models.text import PromptEncoder
 from nuwa.models.vae import TemporalVAE
 
+_INDEX = "model_index.json"
 _CONFIGS = ("config.json", "scheduler_config.json", "tokenizer_config.json")
 
 
@@ -77,12 +78,13 @@ def save_pipeline(pipe: NuwaXLPipeline, folder: str | Path, dtype: torch.dtype |
     `dtype` is the type of the weights on disk; the pipeline in memory keeps its own.
     """
     folder = Path(folder)
-    if folder.exists() and not (folder / "model_index.json").is_file() and (_is_filled(folder)):
+    if folder.exists() and not (folder / _INDEX).is_file() and (_is_filled(folder)):
         raise NuwaError(f"{folder} exists and is no pipeline folder; name a new folder, or remove this one")
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh, stale = (folder.parent / f"_{folder.name}.{end}-{os.getpid()}" for end in ("new", "old"))
     shutil.rmtree(fresh, ignore_errors=True)
     pipe.save_pretrained(fresh)
+    _forget_origin(fresh)
     if dtype is not None:
         _cast_weights(fresh, dtype)
     if folder.exists():
@@ -124,11 +126,16 @@ def pick_device(name: str) -> str:
 
 
 def weights_fingerprint(folder: str | Path) -> str:
-    """SHA-256 over names and bytes of all files of the components of a pipeline folder."""
+    """SHA-256 over names and bytes of the weights and configurations of a pipeline folder.
+
+    Files of the tokenizer are left out: transformers writes its last call into them, and the vocabulary goes with
+    the text encoder.
+    """
     folder, digest = Path(folder), hashlib.sha256()
     for name in sorted(_components(folder)):
-        for path in sorted((folder / name).rglob("*")):
-            if path.is_file():
+        weights = (folder / name).rglob("*.safetensors")
+        for path in sorted([*weights, *(folder / name).glob("*config.json")]):
+            if path.name != "tokenizer_config.json":
                 digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
                 digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
@@ -139,7 +146,7 @@ def _is_filled(folder: Path) -> bool:
 
 
 def _components(folder: Path) -> list[str]:
-    index = folder / "model_index.json"
+    index = folder / _INDEX
     if not folder.is_dir():
         raise NuwaError(f"there is no pipeline folder {folder}; give the folder `model` that a training run wrote")
     if not index.is_file():
@@ -205,6 +212,15 @@ def _check_keys(folder: Path, module: nn.Module) -> None:
             f"{folder} lacks {len(missing)} weights of {type(module).__name__}, the first is {missing[0]}; "
             "train this pipeline again with this version"
         )
+
+
+def _forget_origin(folder: Path) -> None:
+    """Drop the path that components were read from: it means nothing elsewhere."""
+    for path in (path for name in (_INDEX, *_CONFIGS) for path in folder.rglob(name)):
+        entries = _read_json(path)
+        kept = {key: value for key, value in entries.items() if key not in ("_name_or_path", "name_or_path")}
+        if kept != entries:
+            path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def _cast_weights(folder: Path, dtype: torch.dtype) -> None:

@@ -45,6 +45,12 @@ def test_diffusers_itself_loads_the_folder(pipe: NuwaXLPipeline, folder: Path) -
     assert index["denoiser_global"] == ["nuwa.models.mtd", "MaskTemporalUNet"]
 
 
+def test_a_folder_does_not_tell_where_its_parts_came_from(folder: Path) -> None:
+    save_pipeline(load_pipeline(folder), folder.parent / "again")
+    assert not [path for path in (folder.parent / "again").rglob("*.json") if str(folder) in path.read_text()]
+    assert weights_fingerprint(folder.parent / "again") == weights_fingerprint(folder)
+
+
 def test_one_network_for_all_levels_is_stored_once(pipe: NuwaXLPipeline, folder: Path) -> None:
     assert pipe.denoiser_local is None
     assert pipe.denoiser_at(1) is pipe.denoiser_global
