@@ -26,9 +26,9 @@ _LONGEST_LAG_S = 3.0
 class ClipAnalysis:
     """One clip as it leaves the decoder.
 
-    row: values of the `clips` columns known so far (all span columns, frame_times_s, grid_times_s, motion_score).
-    frames: (3 h w 3) uint8 RGB, first, middle, last frame.
-    grid: (4 h w 3) uint8 RGB, evenly spaced frames, in order of time.
+    row: values of the `clips` columns known so far (all span columns, frame_times_s, grid_times_s,
+    motion_score). frames: (3 h w 3) uint8 RGB, first, middle, last frame. grid: (4 h w 3) uint8 RGB, evenly
+    spaced frames, in order of time.
     """
 
     row: dict[str, object]
@@ -38,7 +38,9 @@ class ClipAnalysis:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoAnalysis:
-    """One video: values of the `videos` columns (status is ok, empty or failed) and its clips in order of time."""
+    """One video: values of the `videos` columns (status is ok, empty or failed) and its clips in order of
+    time.
+    """
 
     video: dict[str, object]
     clips: list[ClipAnalysis] = field(default_factory=list)
@@ -47,9 +49,10 @@ class VideoAnalysis:
 def analyse_video(uri: str, config: CurationConfig, source_sha256: str | None = None) -> VideoAnalysis:
     """Decode `uri` once; never raises for anything the file contains or lacks.
 
-    Status `failed` carries error_stage, error_type and error_message and no clips (frames before the damage are not used);
-    `empty` is a readable file with no moving picture. `source_sha256` is computed when not given.
-    With `config.decode.isolated` the work happens in a child process, so that not even a crash or a hang of the decoder gets out.
+    Status `failed` carries error_stage, error_type and error_message and no clips (frames before the damage
+    are not used); `empty` is a readable file with no moving picture. `source_sha256` is computed when not
+    given. With `config.decode.isolated` the work happens in a child process, so that not even a crash or a
+    hang of the decoder gets out.
     """
     video: dict[str, object] = {"source_uri": uri, "source_sha256": source_sha256}
     try:
@@ -86,7 +89,9 @@ def decode_pass(video: dict[str, object], config: CurationConfig) -> VideoAnalys
 
 @functools.lru_cache(maxsize=1)
 def _worker(config: CurationConfig) -> KillableWorker[VideoAnalysis]:
-    """The child process of this process; it serves video after video and is replaced only when it had to be killed."""
+    """The child process of this process; it serves video after video and is replaced only when it had to be
+    killed.
+    """
     return KillableWorker(decode_pass, config.decode.time_limit_s, config.decode.memory_limit_bytes)
 
 
@@ -107,7 +112,9 @@ class _Mark:
 
 
 class _Journey:
-    """All frames of one video through detector, motion meter and candidate buffer, clips out as their ends become certain."""
+    """All frames of one video through detector, motion meter and candidate buffer, clips out as their ends
+    become certain.
+    """
 
     def __init__(self, uri: str, source_sha256: str, config: CurationConfig) -> None:
         self._uri, self._sha256, self._config = uri, source_sha256, config
@@ -168,7 +175,9 @@ class _Journey:
         return _Mark(cut.frame, pts, time_s, cut.kind)
 
     def _end_mark(self) -> _Mark:
-        """Just after the last frame: one mean frame interval later (the stated rate counts where there is a single frame)."""
+        """Just after the last frame: one mean frame interval later (the stated rate counts where there is a
+        single frame).
+        """
         pts, time_s = self._clock[-1]
         span = self._num_frames - 1
         step_s = (time_s - self._first_s) / span if span else 1.0 / (self._info.fps or 25.0)
@@ -184,7 +193,9 @@ class _Journey:
         yield self._advance(end)
 
     def _close_overlong(self, certain_s: float) -> Iterator[ClipAnalysis]:
-        """Split the open scene while it is longer than allowed at `certain_s`, before which no more cuts are expected."""
+        """Split the open scene while it is longer than allowed at `certain_s`, before which no more cuts are
+        expected.
+        """
         assert self._start is not None
         while certain_s - self._start.time_s > self._config.scenes.max_clip_s + 1e-6:
             middle = self._mark_from(self._start.time_s + self._config.scenes.max_clip_s)

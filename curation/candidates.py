@@ -1,4 +1,6 @@
-"""Small frames kept while a clip is open, from which its first, middle, last and grid frames are taken when it ends."""
+"""Small frames kept while a clip is open, from which its first, middle, last and grid frames are taken when
+it ends.
+"""
 
 from __future__ import annotations
 
@@ -49,13 +51,16 @@ class CandidateBuffer:
     def nearest(self, first: int, end: int, times_s: Sequence[float]) -> list[Candidate]:
         """For each time the nearest kept frame of [first, end).
 
-        A clip of a few frames at a very high rate may have none of its own: the nearest of all is taken, and its time tells.
+        A clip of a few frames at a very high rate may have none of its own: the nearest of all is taken, and
+        its time tells.
         """
         inside = [candidate for candidate in self._kept if first <= candidate.index < end] or self._kept
         return [min(inside, key=lambda candidate: abs(candidate.time_s - time_s)) for time_s in times_s]
 
     def drop_before(self, end: int) -> None:
-        """Forget the frames before index `end`, where the next clip begins; that clip has at least one frame at once."""
+        """Forget the frames before index `end`, where the next clip begins; that clip has at least one frame
+        at once.
+        """
         assert self._latest is not None, "frames are offered before clips are closed"
         remaining = [candidate for candidate in self._kept if candidate.index >= end]
         if remaining or self._latest.index >= end:
@@ -68,7 +73,9 @@ class CandidateBuffer:
 
 
 def key_times(start_s: float, end_s: float, inset_s: float) -> list[float]:
-    """Times of first, middle and last frame: the outer two moved inwards by `inset_s`, at most 1/8 of the clip."""
+    """Times of first, middle and last frame: the outer two moved inwards by `inset_s`, at most 1/8 of the
+    clip.
+    """
     inset = min(inset_s, (end_s - start_s) / 8)
     return [start_s + inset, (start_s + end_s) / 2, end_s - inset]
 

@@ -1,7 +1,9 @@
-"""Configuration of the curation pipeline: one frozen dataclass per stage, thresholds with their units, two profiles.
+"""Configuration of the curation pipeline: one frozen dataclass per stage, thresholds with their units, two
+profiles.
 
-`demo()` (the default) runs anywhere on the small models that ship with the repository; `svd()` follows the recipe of
-Stable Video Diffusion (arXiv 2311.15127, Sec. 3 and App. C) with models the user provides. Importing this file imports no model library.
+`demo()` (the default) runs anywhere on the small models that ship with the repository; `svd()` follows the
+recipe of Stable Video Diffusion (arXiv 2311.15127, Sec. 3 and App. C) with models the user provides.
+Importing this file imports no model library.
 """
 
 from __future__ import annotations
@@ -32,11 +34,15 @@ class DecodeConfig:
     grid_frame_px: int = 128
     """Long side of the four evenly spaced frames given to the video captioner as a 2x2 grid."""
     edge_inset_s: float = 0.5
-    """First and last frame are taken this far inside the clip (at most 1/8 of it), clear of fades and dissolves."""
+    """First and last frame are taken this far inside the clip (at most 1/8 of it), clear of fades and
+    dissolves.
+    """
     time_limit_s: float = 1800.0
     """A video whose decoding takes longer counts as failed."""
     isolated: bool = True
-    """Decode in a child process that can be killed: survives crashes and hangs of the decoder, costs a process per video."""
+    """Decode in a child process that can be killed: survives crashes and hangs of the decoder, costs a
+    process per video.
+    """
     memory_limit_bytes: int = 8 << 30
     """Address space of the child process when `isolated`."""
 
@@ -72,7 +78,9 @@ class SceneConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MotionConfig:
-    """Motion score: mean magnitude of dense optical flow (SVD App. C: Farneback at 2 fps), in frame heights per second."""
+    """Motion score: mean magnitude of dense optical flow (SVD App. C: Farneback at 2 fps), in frame heights
+    per second.
+    """
 
     sample_fps: float = 2.0
     short_side_px: int = 128
@@ -108,7 +116,9 @@ class EmbedConfig:
     """CLIP embeddings of first, middle and last frame (open_clip)."""
 
     weights: Path = SHIPPED_WEIGHTS / "coca"
-    """A checkpoint file of `architecture`, or, when `architecture` is null, a folder in open_clip's local-dir layout."""
+    """A checkpoint file of `architecture`, or, when `architecture` is null, a folder in open_clip's local-dir
+    layout.
+    """
     architecture: str | None = None
     """open_clip architecture name, e.g. ViT-L-14-quickgelu; null reads it from the folder `weights`."""
     batch_size: int = 16
@@ -140,7 +150,9 @@ class CaptionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AxisRule:
-    """Bounds on one score column; a clip fails where any given bound is crossed. Fractions are taken over the clips that have the score."""
+    """Bounds on one score column; a clip fails where any given bound is crossed. Fractions are taken over the
+    clips that have the score.
+    """
 
     axis: str
     """Column of the clips table."""
@@ -156,7 +168,9 @@ class AxisRule:
 
 @dataclass(frozen=True, kw_only=True)
 class SelectConfig:
-    """Which clips are kept: every rule must hold; a clip with no score on an axis fails it by a reason of its own."""
+    """Which clips are kept: every rule must hold; a clip with no score on an axis fails it by a reason of its
+    own.
+    """
 
     rules: tuple[AxisRule, ...] = ()
     drop_duplicates: bool = True
@@ -213,7 +227,9 @@ def demo() -> CurationConfig:
 
 
 def svd() -> CurationConfig:
-    """Stable Video Diffusion's recipe (Sec. 3, App. C, E.2); model files are expected under models/ of the working directory."""
+    """Stable Video Diffusion's recipe (Sec. 3, App. C, E.2); model files are expected under models/ of the
+    working directory.
+    """
     rules = (
         AxisRule(axis="duration_s", minimum=2.0),
         AxisRule(axis="motion_score", drop_lowest_frac=0.25),
@@ -229,7 +245,9 @@ def svd() -> CurationConfig:
         text=TextConfig(detector="easyocr", weights_dir=models / "easyocr", canvas_px=640),
         embed=EmbedConfig(weights=models / "clip-vit-l-14-openai.safetensors", architecture="ViT-L-14-quickgelu"),
         aesthetics=AestheticsConfig(head=models / "sa_0_4_vit_l_14_linear.pth"),
-        caption=CaptionConfig(weights=models / "coca-vit-l-14.safetensors", architecture="coca_ViT-L-14", max_tokens=30),
+        caption=CaptionConfig(
+            weights=models / "coca-vit-l-14.safetensors", architecture="coca_ViT-L-14", max_tokens=30
+        ),
         select=SelectConfig(rules=rules),
         runs=RunConfig(height=256, width=256, crf=18),
     )
@@ -252,7 +270,9 @@ def profile(name: str) -> CurationConfig:
 def existing_model(path: Path, flag: str, profile_name: str) -> Path:
     """`path` when it exists, else one line that names the file, the flag and the profile."""
     if not path.exists():
-        raise CurationError(f"model {path} not found: give its place with {flag}, or use --profile demo (now {profile_name})")
+        raise CurationError(
+            f"model {path} not found: give its place with {flag}, or use --profile demo (now {profile_name})"
+        )
     return path
 
 
@@ -276,12 +296,16 @@ def from_json(text: str, config_type: type[T]) -> T:
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
-        raise CurationError(f"the configuration is not JSON ({error}): restore it or start with a new output") from error
+        raise CurationError(
+            f"the configuration is not JSON ({error}): restore it or start with a new output"
+        ) from error
     return typing.cast(T, _build(config_type, values, config_type.__name__))
 
 
 def fingerprint(config: Any) -> str:
-    """16 hex digits that change with any value of `config`; of a path only the last two parts count, so a moved checkout keeps it."""
+    """16 hex digits that change with any value of `config`; of a path only the last two parts count, so a
+    moved checkout keeps it.
+    """
     plain = json.dumps(dataclasses.asdict(config), default=_path_tail, sort_keys=True)
     return hashlib.sha256(plain.encode()).hexdigest()[:16]
 

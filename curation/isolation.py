@@ -1,4 +1,6 @@
-"""A child process that runs one function call after another and can be killed: decoders crash and hang on damaged input."""
+"""A child process that runs one function call after another and can be killed: decoders crash and hang on
+damaged input.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import resource
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from curation.config import CurationError
 
@@ -19,10 +21,11 @@ class WorkerDiedError(CurationError):
 
 
 class KillableWorker(Generic[R]):
-    """Calls `function` in a child process; a call that kills the child, or outlasts the limit, raises and costs only itself.
+    """Calls `function` in a child process; a call that kills the child, or outlasts the limit, raises and
+    costs only itself.
 
-    The child is started by the first call and by the first one after a death. `function` must be importable by name, its arguments
-    and result picklable; exceptions it raises come through.
+    The child is started by the first call and by the first one after a death. `function` must be importable
+    by name, its arguments and result picklable; exceptions it raises come through.
     """
 
     def __init__(self, function: Callable[..., R], time_limit_s: float, memory_limit_bytes: int) -> None:
@@ -40,7 +43,9 @@ class KillableWorker(Generic[R]):
         pipe.send(arguments)
         if not pipe.poll(self._time_limit_s):
             self.stop()
-            raise WorkerDiedError(f"no result within {self._time_limit_s:g} s: the decoder hangs, or raise time_limit_s")
+            raise WorkerDiedError(
+                f"no result within {self._time_limit_s:g} s: the decoder hangs, or raise time_limit_s"
+            )
         try:
             result, error = pipe.recv()
         except EOFError as lost:
@@ -48,7 +53,7 @@ class KillableWorker(Generic[R]):
             raise WorkerDiedError(f"the decoder's process died (exit code {code}): leave this file out") from lost
         if error is not None:
             raise error
-        return result  # type: ignore[no-any-return]
+        return cast(R, result)
 
     def stop(self) -> int | None:
         """End the child; returns its exit code."""
@@ -83,6 +88,7 @@ def _serve(pipe: Connection, function: Callable[..., Any], memory_limit_bytes: i
             arguments = pipe.recv()
         except EOFError:
             return
+        answer: tuple[Any, Exception | None]
         try:
             answer = (function(*arguments), None)
         except (ValueError, OSError, MemoryError, RuntimeError) as error:

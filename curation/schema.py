@@ -1,6 +1,8 @@
-"""The Parquet contract: pyarrow schemas of videos, clips, runs and errors, one line per column with unit, range and producing stage.
+"""The Parquet contract: pyarrow schemas of videos, clips, runs and errors, one line per column with unit,
+range and producing stage.
 
-Null means "not measured"; no column uses a sentinel. `clips_schema` takes the width of the embedding, which the model decides.
+Null means "not measured"; no column uses a sentinel. `clips_schema` takes the width of the embedding, which
+the model decides.
 """
 
 from __future__ import annotations
@@ -73,9 +75,9 @@ _SPAN = [
 ]  # fmt: skip
 
 _SCORES = [
-    _column("frame_times_s", pa.list_(_F64), "decode", "s", "presentation times of first, middle, last frame as measured"),
+    _column("frame_times_s", pa.list_(_F64), "decode", "s", "of first, middle and last frame as measured"),
     _column("grid_times_s", pa.list_(_F64), "decode", "s", "presentation times of the captioner's four frames"),
-    _column("motion_score", _F32, "motion", "frame heights/s, 0..", "mean optical-flow speed; null with fewer than two samples"),
+    _column("motion_score", _F32, "motion", "frame heights/s, 0..", "mean flow speed; null without two samples"),
     _column("ocr_area_ratio", _F32, "text", "0..1", "mean over the three frames of text area / image area"),
     _column("ocr_area_ratio_frames", pa.list_(_F32), "text", "0..1", "the same per frame"),
     _column("aesthetic_score", _F32, "aesthetics", "about 1..10", "mean over the three frames"),
@@ -110,7 +112,7 @@ RUNS = pa.schema([
     _column("height", _I32, "runs", "px", "training size", nullable=False),
     _column("clip_ids", pa.list_(_STR), "runs", "ids", "clips in order", nullable=False),
     _column("first_frame_of_clip", pa.list_(_I32), "runs", "0..", "where each clip begins in the file", nullable=False),
-    _column("run_break_reasons", pa.list_(_STR), "runs", "names", "why the run begins and ends where it does", nullable=False),
+    _column("run_break_reasons", pa.list_(_STR), "runs", "names", "why it begins and ends there", nullable=False),
 ])  # fmt: skip
 
 ERRORS = pa.schema([

@@ -1,14 +1,16 @@
-"""Reading and writing video with PyAV: probe, one-pass decoding in presentation order, spans read again, constant-rate files written.
+"""Reading and writing video with PyAV: probe, one-pass decoding in presentation order, spans read again,
+constant-rate files written.
 
-Pictures are as displayed: rotation and pixel aspect applied. Times are presentation times in seconds on the source's own clock.
+Pictures are as displayed: rotation and pixel aspect applied. Times are presentation times in seconds on the
+source's own clock.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -20,23 +22,14 @@ import fsspec
 import numpy as np
 
 from curation.config import CurationError
-
-STILL_FORMATS = ("image2", "tty", "bin", "xbin", "adf", "idf")
-ATTACHED_PICTURE = 0x400
-LARGEST_BACKWARD_STEP_S = 1.0
-
-
-class VideoDecodeError(CurationError):
-    """A source that cannot be read as video to its end."""
-
-
-class NoVideoError(VideoDecodeError):
-    """A readable file without a moving picture."""
+from curation.container import NoVideoError, PresentationClock, VideoDecodeError, as_decode_error, open_stream
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-    """What the header and the first frame say: width, height px as displayed; fps 1/s, duration_s null when not stated."""
+    """What the header and the first frame say: width, height px as displayed; fps 1/s, duration_s null when
+    not stated.
+    """
 
     container: str
     codec: str
@@ -51,7 +44,9 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class Frame:
-    """One decoded frame; pixels are converted when asked for, so frames that nobody looks at cost only their decoding."""
+    """One decoded frame; pixels are converted when asked for, so frames that nobody looks at cost only their
+    decoding.
+    """
 
     index: int
     pts: int
@@ -86,7 +81,9 @@ class Frame:
         return np.ascontiguousarray(np.rot90(stored[:, :, ::-1], self.picture.rotation // 90))
 
     def for_detection(self, long_side_px: int) -> np.ndarray:
-        """(h w 3) uint8 BGR as stored, reduced as PySceneDetect reduces it (linear, no smoothing), so that its thresholds hold."""
+        """(h w 3) uint8 BGR as stored, reduced as PySceneDetect reduces it (linear, no smoothing), so that
+        its thresholds hold.
+        """
         height, width = self.stored_bgr.shape[:2]
         scale = long_side_px / max(width, height)
         if scale >= 1.0:
@@ -121,7 +118,7 @@ def content_hash(uri: str) -> tuple[str, int]:
 
 def probe(uri: str) -> VideoInfo:
     """Describe the best video stream; decodes one frame, for rotation is known only then."""
-    with _open_stream(uri) as (container, stream):
+    with open_stream(uri) as (container, stream):
         frame = next(_frames(uri, container, stream), None)
         if frame is None:
             raise NoVideoError(f"{uri}: no frame can be decoded: check that the file is complete")
@@ -142,7 +139,8 @@ def probe(uri: str) -> VideoInfo:
 
 
 def decode(uri: str, start_s: float | None = None) -> Iterator[Frame]:
-    """All frames in order of strictly increasing presentation time; with `start_s`, from the key frame before it.
+    """All frames in order of strictly increasing presentation time; with `start_s`, from the key frame before
+    it.
 
     `Frame.index` counts from 0 at the first frame returned.
 
@@ -150,17 +148,19 @@ def decode(uri: str, start_s: float | None = None) -> Iterator[Frame]:
         NoVideoError: the file is a still picture, or holds no video stream or frame.
         VideoDecodeError: not readable, or damaged; frames before the damage have been yielded by then.
     """
-    with _open_stream(uri) as (container, stream):
+    with open_stream(uri) as (container, stream):
         if start_s is not None:
-            with _as_decode_error(uri):
+            with as_decode_error(uri):
                 container.seek(int(start_s / stream.time_base), stream=stream, backward=True)
         yield from _frames(uri, container, stream)
 
 
 def read_span(uri: str, start_s: float, end_s: float, fps: float) -> Iterator[Frame]:
-    """The frames shown at start_s, start_s + 1/fps, … before end_s: at each time the latest frame not after it.
+    """The frames shown at start_s, start_s + 1/fps, … before end_s: at each time the latest frame not after
+    it.
 
-    Repeats a frame where the source is slower, skips where it is faster; before the first frame, the first is shown.
+    Repeats a frame where the source is slower, skips where it is faster; before the first frame, the first is
+    shown.
     """
     num = num_samples(start_s, end_s, fps)
     shown: Frame | None = None
@@ -201,8 +201,9 @@ def write_run(
 ) -> RunFile:
     """Decode the contiguous `spans` (start_s, end_s) again and write them as one constant-rate H.264 file.
 
-    `size` is (height, width) in px, both even; frames are resized to cover it and centre cropped. A span begins at the
-    first written frame whose time is not before its start, or at the last frame where that is past the end.
+    `size` is (height, width) in px, both even; frames are resized to cover it and centre cropped. A span
+    begins at the first written frame whose time is not before its start, or at the last frame where that is
+    past the end.
     """
     _require_contiguous(uri, spans)
     height, width = size
@@ -259,7 +260,9 @@ def _h264_stream(
 
 
 def _decode_from(uri: str, start_s: float) -> Iterator[Frame]:
-    """Frames from the one shown at `start_s` or earlier on; decodes from the beginning where seeking lands too late."""
+    """Frames from the one shown at `start_s` or earlier on; decodes from the beginning where seeking lands
+    too late.
+    """
     frames = decode(uri, start_s if start_s > 1.0 else None)
     first = next(frames, None)
     if start_s > 1.0 and (first is None or first.time_s > start_s + 1e-6):
@@ -269,88 +272,18 @@ def _decode_from(uri: str, start_s: float) -> Iterator[Frame]:
     yield from frames
 
 
-@contextmanager
-def _open_stream(uri: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    remote = fsspec.open(uri, "rb").open() if "://" in uri else None
-    try:
-        with _as_decode_error(uri):
-            container = av.open(remote or f"file:{uri}", options={"protocol_whitelist": "file"})
-        with container:
-            yield container, _video_stream(uri, container)
-    finally:
-        if remote is not None:
-            remote.close()
-
-
-def _video_stream(uri: str, container: av.container.InputContainer) -> av.VideoStream:
-    name = container.format.name
-    if name in STILL_FORMATS or name.endswith("_pipe"):
-        raise NoVideoError(f"{uri}: {name} is a still picture or text, not a video: leave it out of the input")
-    stream = container.streams.best("video")
-    if stream is None or int(stream.disposition) & ATTACHED_PICTURE:
-        raise NoVideoError(f"{uri}: no video stream: leave it out of the input")
-    stream.codec_context.thread_count = 1
-    return stream
-
-
 def _frames(uri: str, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[Frame]:
-    clock = _Clock(uri, stream.time_base)
+    clock = PresentationClock(uri, stream.time_base)
     aspect = stream.sample_aspect_ratio or Fraction(1)
-    with _as_decode_error(uri):
+    with as_decode_error(uri):
         for index, picture in enumerate(container.decode(stream)):
             pts = clock.presentation(picture.pts, picture.dts)
             yield Frame(index, pts, float(pts * stream.time_base), picture, aspect)
 
 
-class _Clock:
-    """Strictly increasing presentation times, also from containers that state them wrongly.
-
-    Takes whichever of pts and dts has run backwards less often so far (the rule of libavcodec's best-effort timestamps), and
-    moves a time that is still not later than the one before to one tick after it.
-    """
-
-    def __init__(self, uri: str, time_base: Fraction) -> None:
-        self.uri, self.time_base = uri, time_base
-        self.last: int | None = None
-        self.last_pts: int | None = None
-        self.last_dts: int | None = None
-        self.faulty_pts = self.faulty_dts = 0
-
-    def presentation(self, pts: int | None, dts: int | None) -> int:
-        """The time, in ticks, of the next frame out of the decoder."""
-        self.faulty_pts += pts is not None and self.last_pts is not None and pts <= self.last_pts
-        self.faulty_dts += dts is not None and self.last_dts is not None and dts <= self.last_dts
-        self.last_pts, self.last_dts = (pts if pts is not None else dts), (dts if dts is not None else pts)
-        stated = pts if pts is not None and (dts is None or self.faulty_pts <= self.faulty_dts) else dts
-        if self.last is None:
-            self.last = stated or 0
-        else:
-            self.last = max(self.last + 1, self._plausible(stated))
-        return self.last
-
-    def _plausible(self, stated: int | None) -> int:
-        assert self.last is not None
-        if stated is None:
-            return self.last + 1
-        back_s = float((self.last - stated) * self.time_base)
-        if back_s > LARGEST_BACKWARD_STEP_S:
-            raise VideoDecodeError(f"{self.uri}: presentation time jumps back by {back_s:.2f} s: remux the file")
-        return stated
-
-
-@contextmanager
-def _as_decode_error(uri: str) -> Iterator[None]:
-    """Errors of libav and of the file system as one line naming the source."""
-    try:
-        yield
-    except (av.FFmpegError, OSError) as error:
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise VideoDecodeError(f"{uri}: cannot be decoded ({reason}): replace or remove the file") from error
-
-
 def _require_contiguous(uri: str, spans: Sequence[tuple[float, float]]) -> None:
     if not spans:
         raise CurationError(f"{uri}: a run needs at least one span")
-    for (_, end_s), (start_s, _) in zip(spans, spans[1:], strict=False):
+    for (_, end_s), (start_s, _) in itertools.pairwise(spans):
         if abs(start_s - end_s) > 1e-3:
             raise CurationError(f"{uri}: spans of a run must be contiguous, not {end_s:.3f} s then {start_s:.3f} s")

@@ -1,7 +1,9 @@
-"""Motion score: mean magnitude of dense optical flow between frames two a second apart (SVD, arXiv 2311.15127, App. C).
+"""Motion score: mean magnitude of dense optical flow between frames two a second apart (SVD, arXiv
+2311.15127, App. C).
 
-Unit: frame heights per second. Dividing by the height and the true time between the frames makes scores of one clip at different
-resolutions and rates agree; the size at which the flow is computed and the method still matter and are part of the configuration.
+Unit: frame heights per second. Dividing by the height and the true time between the frames makes scores of
+one clip at different resolutions and rates agree; the size at which the flow is computed and the method still
+matter and are part of the configuration.
 """
 
 from __future__ import annotations
@@ -13,13 +15,16 @@ import numpy as np
 
 from curation.config import MotionConfig
 
-# Farneback as every peer calls it: pyramid scale 0.5, 3 levels, window 15 px, 3 iterations, 5 px neighbourhood, sigma 1.2.
+# Farneback as every peer calls it: pyramid scale 0.5, 3 levels, window 15 px, 3 iterations, 5 px neighbourhood,
+# sigma 1.2.
 _FARNEBACK = (0.5, 3, 15, 3, 5, 1.2, 0)
 
 
 @dataclass(frozen=True)
 class FlowPair:
-    """Motion between two sampled frames: indices and times of both, and the mean speed in frame heights per second."""
+    """Motion between two sampled frames: indices and times of both, and the mean speed in frame heights per
+    second.
+    """
 
     first: int
     second: int
@@ -29,9 +34,11 @@ class FlowPair:
 
 
 class MotionMeter:
-    """Takes frames one by one, samples them on a fixed clock, and keeps the speed of every pair of neighbouring samples.
+    """Takes frames one by one, samples them on a fixed clock, and keeps the speed of every pair of
+    neighbouring samples.
 
-    Cuts become known only after the event, so pairs are measured as they come and those across a cut are dropped later.
+    Cuts become known only after the event, so pairs are measured as they come and those across a cut are
+    dropped later.
     """
 
     def __init__(self, config: MotionConfig) -> None:
@@ -59,9 +66,11 @@ class MotionMeter:
         self._next_s = due_s + step_s if time_s < due_s + step_s else time_s + step_s
 
     def take(self, first: int, end: int, clear_from_s: float, clear_to_s: float) -> float | None:
-        """Mean speed over the pairs inside frames [first, end), which are forgotten with all before; null without a pair.
+        """Mean speed over the pairs inside frames [first, end), which are forgotten with all before; null
+        without a pair.
 
-        Pairs between `clear_from_s` and `clear_to_s` are preferred: a fade or dissolve at either end looks like motion.
+        Pairs between `clear_from_s` and `clear_to_s` are preferred: a fade or dissolve at either end looks
+        like motion.
         """
         inside = [pair for pair in self._pairs if pair.first >= first and pair.second < end]
         clear = [pair for pair in inside if pair.first_s >= clear_from_s and pair.second_s <= clear_to_s]

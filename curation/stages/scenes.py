@@ -1,7 +1,8 @@
-"""Scene cuts: PySceneDetect's detectors fed frame by frame; hard cuts, fades through black and dissolves in one ordered stream.
+"""Scene cuts: PySceneDetect's detectors fed frame by frame; hard cuts, fades through black and dissolves in
+one ordered stream.
 
-Frames count from 0 at the first decoded one; a cut is the first frame of the new scene. Everything is counted in frames, so the
-result does not depend on what the header says about rate.
+Frames count from 0 at the first decoded one; a cut is the first frame of the new scene. Everything is counted
+in frames, so the result does not depend on what the header says about rate.
 """
 
 from __future__ import annotations
@@ -33,17 +34,20 @@ _LEAST_MEAN_SHARE = 0.6
 
 @dataclass(frozen=True)
 class Cut:
-    """`frame`: first frame of the new scene (the middle of a fade or dissolve); `kind`: hard, fade or dissolve."""
+    """`frame`: first frame of the new scene (the middle of a fade or dissolve); `kind`: hard, fade or
+    dissolve.
+    """
 
     frame: int
     kind: str
 
 
 class SceneDetector:
-    """Takes frames one by one and answers with the cuts that have become certain, in order, some frames after the event.
+    """Takes frames one by one and answers with the cuts that have become certain, in order, some frames after
+    the event.
 
-    Cuts are at least `min_scene_frames` apart; within that distance a fade wins over a dissolve and both win over a hard cut.
-    With fades and dissolves off, the hard cuts are exactly those of PySceneDetect.
+    Cuts are at least `min_scene_frames` apart; within that distance a fade wins over a dissolve and both win
+    over a hard cut. With fades and dissolves off, the hard cuts are exactly those of PySceneDetect.
     """
 
     def __init__(self, config: SceneConfig) -> None:
@@ -71,7 +75,9 @@ class SceneDetector:
         return self._release(None)
 
     def _hold_frames(self) -> int:
-        """How long a cut waits for a stronger one nearby: nothing to wait for when only hard cuts are looked for."""
+        """How long a cut waits for a stronger one nearby: nothing to wait for when only hard cuts are looked
+        for.
+        """
         if not self._fade and not self._dissolve:
             return 0
         return self._config.min_scene_frames + (self._config.dissolve_window_frames or 0)
@@ -98,10 +104,12 @@ class SceneDetector:
 
 
 class DissolveDetector:
-    """Finds the middles of dissolves: much has changed across the window, and the frame in its middle is the mean of its ends.
+    """Finds the middles of dissolves: much has changed across the window, and the frame in its middle is the
+    mean of its ends.
 
-    Motion leaves ghosts in a mean that no real frame shows, a cut makes the middle equal to one end, and a fade or a change of light
-    scales the picture; so only cross-dissolves pass. Works on 32 x 32 px, on the strongly changed values only.
+    Motion leaves ghosts in a mean that no real frame shows, a cut makes the middle equal to one end, and a
+    fade or a change of light scales the picture; so only cross-dissolves pass. Works on 32 x 32 px, on the
+    strongly changed values only.
     """
 
     def __init__(self, window_frames: int) -> None:
@@ -123,9 +131,11 @@ class DissolveDetector:
 
 
 def mean_share(before: np.ndarray, middle: np.ndarray, after: np.ndarray) -> float:
-    """Share of the strongly changed values of three float images that are, in the middle one, the mean of the others.
+    """Share of the strongly changed values of three float images that are, in the middle one, the mean of the
+    others.
 
-    0 where less than `_LEAST_CHANGED` of the picture has changed, or where one end is just a brighter copy of the other.
+    0 where less than `_LEAST_CHANGED` of the picture has changed, or where one end is just a brighter copy of
+    the other.
     """
     change = np.abs(after - before)
     changed = change > _STRONG_CHANGE

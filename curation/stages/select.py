@@ -1,7 +1,8 @@
-"""Selection: scores in, (keep, reasons) out; applied after everything is measured, and again whenever thresholds change.
+"""Selection: scores in, (keep, reasons) out; applied after everything is measured, and again whenever
+thresholds change.
 
-Every rule is checked, so a rejected clip carries all its reasons; the names are made from the axis: `low_motion_score`,
-`high_ocr_area_ratio`, `no_aesthetic_score` (not measured), `duplicate`.
+Every rule is checked, so a rejected clip carries all its reasons; the names are made from the axis:
+`low_motion_score`, `high_ocr_area_ratio`, `no_aesthetic_score` (not measured), `duplicate`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ def select(clips: pd.DataFrame, config: SelectConfig) -> tuple[np.ndarray, list[
     """Apply the rules to a table of clips.
 
     Returns:
-        keep: (n,) bool; reasons: for each clip every failed rule, in the order of the rules, empty exactly where keep.
+        keep: (n,) bool.
+        reasons: for each clip every failed rule, in the order of the rules; empty exactly where keep.
 
     Raises:
         CurationError: a rule names a column the table lacks.
@@ -32,13 +34,15 @@ def select(clips: pd.DataFrame, config: SelectConfig) -> tuple[np.ndarray, list[
     table = np.array(list(failures.values()), dtype=bool).reshape(len(failures), len(clips))
     names = np.array(list(failures), dtype=object)
     reasons = [names[column].tolist() for column in table.T]
-    return ~table.any(axis=0), reasons
+    return np.logical_not(table.any(axis=0)), reasons
 
 
 def axis_failures(clips: pd.DataFrame, rule: AxisRule) -> dict[str, np.ndarray]:
     """Which clips fail `rule`, by reason: no_AXIS, low_AXIS, high_AXIS, each (n,) bool."""
     if rule.axis not in clips:
-        raise CurationError(f"selection rule on {rule.axis!r}: no such column, use one of {', '.join(map(str, clips.columns))}")
+        raise CurationError(
+            f"selection rule on {rule.axis!r}: no such column, use one of {', '.join(map(str, clips.columns))}"
+        )
     scores = pd.to_numeric(clips[rule.axis]).to_numpy(dtype=np.float64, na_value=np.nan)
     low, high = bounds(scores, rule)
     return {
@@ -49,10 +53,11 @@ def axis_failures(clips: pd.DataFrame, rule: AxisRule) -> dict[str, np.ndarray]:
 
 
 def bounds(scores: np.ndarray, rule: AxisRule) -> tuple[float, float]:
-    """The interval of scores, both ends included, that `rule` lets through: the tighter of its absolute and percentile forms.
+    """The interval of scores, both ends included, that `rule` lets through: the tighter of its absolute and
+    percentile forms.
 
-    `drop_lowest_frac` drops that share of the measured clips, rounded down, and none that ties with the lowest clip kept;
-    so equal scores always meet the same fate. `drop_highest_frac` is its mirror image.
+    `drop_lowest_frac` drops that share of the measured clips, rounded down, and none that ties with the
+    lowest clip kept; so equal scores always meet the same fate. `drop_highest_frac` is its mirror image.
     """
     measured = np.sort(scores[~np.isnan(scores)])
     low = -np.inf if rule.minimum is None else rule.minimum

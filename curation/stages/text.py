@@ -1,7 +1,8 @@
-"""Text area: detected text boxes, their union over the image area (SVD App. C: clips with more than 7 % are dropped).
+"""Text area: detected text boxes, their union over the image area (SVD App. C: clips with more than 7 % are
+dropped).
 
-Two detectors behind one interface: RapidOCR's, whose model ships in its wheel, and EasyOCR's CRAFT, as in the paper. Detection
-only, nothing is read. Both see images scaled to one canvas size, which decides their cost.
+Two detectors behind one interface: RapidOCR's, whose model ships in its wheel, and EasyOCR's CRAFT, as in the
+paper. Detection only, nothing is read. Both see images scaled to one canvas size, which decides their cost.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class TextDetector:
 
     def __init__(self, config: TextConfig) -> None:
         self._canvas_px, self._largest_scale = config.canvas_px, config.largest_scale
-        self._find: Callable[[np.ndarray], Boxes] = _rapidocr(config) if config.detector == "rapidocr" else _easyocr(config)
+        self._find: Callable[[np.ndarray], Boxes] = (
+            _rapidocr(config) if config.detector == "rapidocr" else _easyocr(config)
+        )
 
     def area_frac(self, images: Sequence[np.ndarray]) -> list[float]:
         """Text area over image area, 0..1, of each (h w 3) uint8 RGB image."""
@@ -43,7 +46,9 @@ class TextDetector:
 
 
 def scaled_to(image: np.ndarray, long_side_px: int, largest_scale: float) -> np.ndarray:
-    """(h w 3) with its long side `long_side_px`, or less by `largest_scale`, and its sides at least 32, the detectors' stride."""
+    """(h w 3) with its long side `long_side_px`, or less by `largest_scale`, and its sides at least 32, the
+    detectors' stride.
+    """
     height, width = image.shape[:2]
     scale = min(largest_scale, long_side_px / max(height, width))
     size = (max(32, round(width * scale)), max(32, round(height * scale)))
@@ -91,7 +96,9 @@ def _easyocr(config: TextConfig) -> Callable[[np.ndarray], Boxes]:
     folder = config.weights_dir
     if folder is None or not (folder / CRAFT_FILE).is_file():
         place = folder / CRAFT_FILE if folder else CRAFT_FILE
-        raise CurationError(f"text detector weights {place} not found: put {CRAFT_FILE} there, or use --profile demo (RapidOCR)")
+        raise CurationError(
+            f"text detector weights {place} not found: put {CRAFT_FILE} there, or use --profile demo (RapidOCR)"
+        )
     import easyocr
 
     try:

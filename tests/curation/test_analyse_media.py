@@ -1,4 +1,6 @@
-"""The decode pass: clips on drawn films, cut lists peers publish for real films, and one status for every file."""
+"""The decode pass: clips on drawn films, cut lists peers publish for real films, and one status for every
+file.
+"""
 
 import dataclasses
 import os

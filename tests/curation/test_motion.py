@@ -24,8 +24,8 @@ def moved(image: np.ndarray, dx: float) -> np.ndarray:
     return cv2.warpAffine(image, shift, image.shape[1::-1], borderMode=cv2.BORDER_REFLECT)
 
 
-def score(images: list[np.ndarray], times_s: list[float], config: MotionConfig = MotionConfig()) -> float | None:
-    meter = MotionMeter(config)
+def score(images: list[np.ndarray], times_s: list[float], config: MotionConfig | None = None) -> float | None:
+    meter = MotionMeter(config or MotionConfig())
     for index, (image, time_s) in enumerate(zip(images, times_s, strict=True)):
         if meter.wants(time_s):
             meter.feed(index, time_s, image)

@@ -28,6 +28,8 @@ def test_ids_depend_on_content_and_span_only() -> None:
 
 
 def test_contract_columns_of_the_training_side_exist() -> None:
-    wanted = "run_id video_id file_name num_frames train_fps width height clip_ids first_frame_of_clip run_break_reasons"
+    wanted = (
+        "run_id video_id file_name num_frames train_fps width height clip_ids first_frame_of_clip run_break_reasons"
+    )
     assert schema.RUNS.names == wanted.split()
     assert {"clip_id", "caption", "motion_score", "keep", "filter_reasons"} <= set(schema.clips_schema(8).names)

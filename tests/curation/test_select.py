@@ -72,7 +72,7 @@ def test_empty_table_and_unknown_axis() -> None:
     keep, reasons = select(pd.DataFrame({"x": pd.Series(dtype="float32")}), SelectConfig(rules=(rule,)))
     assert keep.shape == (0,)
     assert reasons == []
-    with pytest.raises(CurationError, match="'x'.*use one of y"):
+    with pytest.raises(CurationError, match=r"'x'.*use one of y"):
         select(clips(y=[1.0]), SelectConfig(rules=(rule,)))
 
 
