@@ -52,7 +52,7 @@ class Dataset:
         """
         clips = self.clips
         keep, reasons = select(clips, config)
-        return clips.assign(keep=list(keep), filter_reasons=list(reasons))
+        return clips.assign(keep=keep, filter_reasons=pd.Series(reasons, dtype=object))
 
     def frames_of(self, run_id: str) -> Path:
         """The video file of a run."""

@@ -1,7 +1,10 @@
 """One curation job from beginning to end: what is left to do, doing it on Ray (only then), selection, runs."""
 
+import contextlib
+import sys
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +17,9 @@ from curation.model_files import check_model_files
 from curation.runs import RunPlan, plan_runs, written_run
 from curation.sources import InputError, Source, list_sources
 from curation.stages.select import select
+from curation.video import content_hash
 
+HASHING_THREADS = 8
 PLAN_COLUMNS = ["clip_id", "video_id", "clip_index", "source_uri", "source_sha256", "start_s", "end_s", "duration_s"]
 PLAN_COLUMNS += ["start_pts", "end_pts", "filter_reasons"]
 
@@ -57,9 +62,13 @@ def curate(place: str, root: Path, config: CurationConfig, where: Cluster) -> st
     with manifest.lock():
         hashes = manifest.known_hashes(sources)
         unknown = [source for source in sources if source.uri not in hashes]
-        if unknown or plan_work(sources, hashes, manifest).measure or not manifest.is_finished():
+        if unknown:
+            hashes |= hash_sources([source.uri for source in unknown])
+            manifest.remember_hashes(unknown, hashes)
+        work = plan_work(sources, hashes, manifest)
+        if work.measure or work.settle or not manifest.is_finished():
             check_model_files(config)
-            _work(manifest, sources, unknown, hashes, where)
+            _work(manifest, work, where)
     _require_one_readable(manifest, sources)
     return summary(manifest)
 
@@ -100,23 +109,28 @@ def plan_work(sources: Sequence[Source], hashes: dict[str, str | None], manifest
     return work
 
 
-def _work(
-    manifest: Manifest,
-    sources: Sequence[Source],
-    unknown: Sequence[Source],
-    hashes: dict[str, str | None],
-    where: Cluster,
-) -> None:
-    from curation import pipeline
+def hash_sources(uris: Sequence[str]) -> dict[str, str | None]:
+    """URI → SHA-256 of its bytes, null where they cannot be read. Mostly waiting, hence threads."""
+    with ThreadPoolExecutor(HASHING_THREADS) as pool:
+        return dict(zip(uris, pool.map(_hash, uris), strict=True))
 
-    with pipeline.cluster(where.address, where.num_cpus):
-        if unknown:
-            hashes |= pipeline.hash_sources([source.uri for source in unknown])
-            manifest.remember_hashes(unknown, hashes)
-        work = plan_work(sources, hashes, manifest)
-        for record in work.settle:
-            manifest.write_record(record)
+
+def _hash(uri: str) -> str | None:
+    try:
+        return content_hash(uri)[0]
+    except OSError:
+        return None
+
+
+def _work(manifest: Manifest, work: Work, where: Cluster) -> None:
+    """Measure, publish, finish, in one Ray session if there is anything to measure."""
+    for record in work.settle:
+        manifest.write_record(record)
+    with contextlib.ExitStack() as stack:
         if work.measure:
+            from curation import pipeline
+
+            stack.enter_context(pipeline.cluster(where.address, where.num_cpus))
             measure(manifest, work.measure)
         for shard in range(manifest.num_shards):
             manifest.publish(shard)
@@ -128,11 +142,16 @@ def measure(manifest: Manifest, todo: Sequence[tuple[Source, str]]) -> None:
     from curation import pipeline
 
     left = Counter(manifest.shard_of(video_id_of(sha256, source.uri)) for source, sha256 in todo)
-    for record in pipeline.measure(todo, manifest):
+    for done, record in enumerate(pipeline.measure(todo, manifest), start=1):
         shard = manifest.write_record(record)
         left[shard] -= 1
         if left[shard] == 0:
             manifest.publish(shard)
+        _say(f"{done}/{len(todo)} {record.video['status']}: {record.video['source_uri']}, {len(record.clips)} clips")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def finish(manifest: Manifest, where: Cluster) -> None:
@@ -190,7 +209,8 @@ def _write_missing(manifest: Manifest, plans: Sequence[RunPlan], where: Cluster)
 
     rows, errors = [], []
     with pipeline.cluster(where.address, where.num_cpus):
-        for plan, row, error in pipeline.write_runs(plans, manifest):
+        for done, (plan, row, error) in enumerate(pipeline.write_runs(plans, manifest), start=1):
+            _say(f"{done}/{len(plans)} runs: {plan.file_name}" + (f" failed: {error}" if error else ""))
             if row is not None:
                 rows.append(row)
             else:

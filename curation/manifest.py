@@ -42,6 +42,7 @@ from curation.model_files import embedding_dim
 from curation.sources import Source
 
 VIDEOS_PER_SHARD = 256
+SUPERSEDED = ".superseded.json"
 TABLES = ("videos", "clips", "runs", "errors")
 Row = dict[str, Any]
 
@@ -127,7 +128,7 @@ class Manifest:
         return cls(root, _config(job), int(job["num_shards"]), int(job["embedding_dim"]))
 
     def _complete(self) -> None:
-        """What a dataset has from its first moment on: config.json and a part of every table, so that all can be read."""
+        """What a dataset has from its first moment on: config.json and one part of every table, all readable."""
         (self.root / "manifest" / "videos").mkdir(parents=True, exist_ok=True)
         if not (self.root / "config.json").is_file():
             self._copy_config()
@@ -191,7 +192,8 @@ class Manifest:
             return
         record = _read_record(path)
         video = {**record.video, "status": "superseded", "num_clips": 0, "finished_at": datetime.now(UTC)}
-        self.write_record(VideoRecord(video, [], record.errors))
+        write_json(path.with_suffix(SUPERSEDED), dataclasses.asdict(VideoRecord(video, [], record.errors)))
+        path.unlink()
 
     # --- records ----------------------------------------------------------------------------------------------------
 
@@ -210,8 +212,9 @@ class Manifest:
         return self.shard_of(video_id)
 
     def recorded_keys(self) -> set[str]:
-        """Keys of all finished videos."""
-        return {path.stem for path in (self.root / "manifest" / "videos").glob("*/[!_]*.json")}
+        """Keys of all finished videos; a superseded one counts no longer, its bytes may come back."""
+        paths = (self.root / "manifest" / "videos").glob("*/[!_]*.json")
+        return {path.stem for path in paths if not path.name.endswith(SUPERSEDED)}
 
     def records(self, shard: int) -> list[VideoRecord]:
         """Records of a shard, in the order of their keys."""

@@ -165,7 +165,7 @@ class EmbedStage:
 
 
 def add_columns(stage: str, measure: Callable[[list[Row]], list[Row]], batch: pa.Table, dim: int) -> pa.Table:
-    """Run `measure` on the clip rows of a batch; one that fails is tried clip by clip, and only those that fail lack it."""
+    """Run `measure` on the clip rows of a batch; one that fails is tried again clip by clip."""
     rows = batch.to_pylist()
     _measure_guarded(stage, measure, [row for row in rows if row["clip_id"] is not None])
     return rows_to_table(rows, row_schema(dim))
@@ -220,7 +220,7 @@ def _plain(value: object) -> object:
 
 
 def collect(rows: Iterable[Row], dim: int) -> Iterator[VideoRecord]:
-    """Put clips, which arrive in any order and mixed with other videos', back together; complete videos are passed on."""
+    """Put clips, which arrive in any order and among other videos', back together; complete videos are passed on."""
     names = clips_schema(dim).names
     videos: dict[str, Row] = {}
     clips: dict[str, list[Row]] = {}
@@ -232,7 +232,8 @@ def collect(rows: Iterable[Row], dim: int) -> Iterator[VideoRecord]:
             clips.setdefault(uri, []).append(row)
         if uri in videos and len(clips.get(uri, [])) == videos[uri]["num_clips"]:
             yield _record(videos.pop(uri), clips.pop(uri, []), names)
-    assert not videos and not clips, f"rows of {sorted({*videos, *clips})[:3]} were lost between operators"
+    incomplete = sorted({*videos, *clips})
+    assert not incomplete, f"rows of {incomplete[:3]} were lost between operators"
 
 
 def _record(video: Row, rows: list[Row], names: Sequence[str]) -> VideoRecord:
@@ -272,7 +273,7 @@ def failed_video(uri: str, sha256: str | None, status: str, stage: str, kind: st
 
 
 def begin_attempt(attempts: Path, sha256: str) -> int:
-    """Count a try before it starts, so that the count outlives a process that the decoder takes down. Returns 1, 2, …"""
+    """Count a try before it starts: the count outlives a process that the decoder takes down. Returns 1, 2, …"""
     attempts.mkdir(parents=True, exist_ok=True)
     number = 1 + len(list(attempts.glob(f"{sha256}.*")))
     (attempts / f"{sha256}.{number}").touch()

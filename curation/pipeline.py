@@ -1,4 +1,4 @@
-"""The distributed part: Ray Data operators from URIs to finished clips, and the tasks that hash inputs and write runs.
+"""The distributed part: Ray Data operators from URIs to finished clips, and the tasks that write runs.
 
 Only URIs enter and only small rows leave; the few small frames of a clip (2 MB at most) go from decoder to models.
 """
@@ -6,6 +6,7 @@ Only URIs enter and only small rows leave; the few small frames of a clip (2 MB 
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,6 @@ from curation.manifest import Manifest, Row, VideoRecord
 from curation.operators import CaptionStage, EmbedStage, TextStage, analyse, collect, forget_attempts
 from curation.runs import RunPlan, write_planned_run
 from curation.sources import Source
-from curation.video import content_hash
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import ray  # after the line above: usage statistics stay off
@@ -57,7 +57,7 @@ def cluster(address: str | None, num_cpus: int | None) -> Iterator[None]:
         _join(address)
     elif mine:
         ray.init(address="local", num_cpus=num_cpus, include_dashboard=False)
-    ray.data.DataContext.get_current().execution_options.verbose_progress = False
+    ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()  # in a log they are only noise
     try:
         yield
     except ray.exceptions.RayTaskError as error:
@@ -84,12 +84,15 @@ def measure(sources: Sequence[tuple[Source, str]], manifest: Manifest) -> Iterat
     config, dim = manifest.config, manifest.embedding_dim
     attempts = manifest.root / "manifest" / "attempts"
     forget_attempts(attempts)
-    actors = {"concurrency": part.model_actors, "batch_format": "pyarrow", "num_cpus": part.model_cpus}
+    actors = {
+        "compute": ray.data.ActorPoolStrategy(min_size=part.model_actors[0], max_size=part.model_actors[1]),
+        "batch_format": "pyarrow",
+        "num_cpus": part.model_cpus,
+    }
     items = [{"uri": source.uri, "sha256": sha256} for source, sha256 in sources]
     rows = (
         ray.data.from_items(items, override_num_blocks=len(items))
-        # One video per task, so that a lost worker costs one video; CPU only. The limit of two tries per lost worker is
-        # ours (quarantine), not Ray's.
+        # One video per task, so that a lost worker costs one video; CPU only.
         .map_batches(
             analyse,
             fn_args=(config, dim, attempts),
@@ -117,20 +120,6 @@ def measure(sources: Sequence[tuple[Source, str]], manifest: Manifest) -> Iterat
         )
     )
     yield from collect(rows.iter_rows(), dim)
-
-
-def hash_sources(uris: Sequence[str]) -> dict[str, str | None]:
-    """URI → SHA-256 of its bytes, null where they cannot be read."""
-    blocks = ray.data.from_items([{"uri": uri} for uri in uris], override_num_blocks=len(uris))
-    hashed = blocks.map(_hash_one, num_cpus=0.5)  # waits for the disk more than for the processor
-    return {row["uri"]: row["sha256"] or None for row in hashed.iter_rows()}
-
-
-def _hash_one(row: Row) -> Row:
-    try:
-        return {**row, "sha256": content_hash(row["uri"])[0]}
-    except OSError:
-        return {**row, "sha256": ""}
 
 
 def write_runs(plans: Sequence[RunPlan], manifest: Manifest) -> Iterator[tuple[RunPlan, Row | None, str | None]]:

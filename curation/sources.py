@@ -11,7 +11,20 @@ from pyarrow import fs
 
 from curation.config import CurationError
 
-VIDEO_SUFFIXES = (".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf")
+VIDEO_SUFFIXES: tuple[str, ...] = (
+    ".3gp",
+    ".avi",
+    ".flv",
+    ".m2ts",
+    ".m4v",
+    ".mkv",
+    ".mov",
+    ".mp4",
+    ".mpeg",
+    ".mpg",
+    ".mts",
+    ".mxf",
+)
 VIDEO_SUFFIXES += (".ogv", ".ts", ".vob", ".webm", ".wmv")
 _WILDCARDS = frozenset("*?[")
 
@@ -30,7 +43,7 @@ class Source:
 
 
 def list_sources(place: str) -> list[Source]:
-    """All videos at `place`, sorted by URI: DIR (searched below), GLOB, a list file (one URI or path a line) or a video.
+    """All videos at `place`, sorted by URI: DIR (searched below), GLOB, a list file (URIs or paths) or a video.
 
     Raises InputError when the place is missing or holds no file with the suffix of a video.
     """

@@ -74,6 +74,7 @@ def test_what_is_known_survives_and_changed_files_are_superseded(manifest: Manif
     (kept,) = manifest.records(shard)
     assert kept.video["status"] == "superseded"
     assert kept.clips == []
+    assert manifest.recorded_keys() == set()
 
 
 def test_second_opening_goes_on(manifest: Manifest, random_config: CurationConfig, tmp_path: Path) -> None:
