@@ -73,7 +73,7 @@ class TrainConfig:
     kl_weight: float = 1e-4
     """image-vae, vae: weight of the KL term per latent element, against the mean absolute error."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Autocast type; auto takes bf16 where the device multiplies it natively (AMX, recent GPUs)."""
+    """Autocast type; auto takes bf16 where that was measured faster: recent GPUs, autoencoders on CPUs with AMX."""
     seed: int = 0
     checkpoint_every: int = 500
     """Steps between checkpoints; model/ is written with each."""

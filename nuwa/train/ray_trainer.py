@@ -10,6 +10,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 
 import ray
+import ray.exceptions
 import ray.train
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
@@ -117,6 +118,8 @@ def _print_lines(lines: Queue, over: threading.Event) -> None:
         except Empty:
             if over.is_set():
                 return
+        except ray.exceptions.RayError:  # the cluster is going down; `fit` says why
+            return
 
 
 def _raise_ours(error: TrainingFailedError) -> None:

@@ -108,7 +108,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(
 def test_without_init_everything_starts_new_at_the_presets_size(world: Path, tmp_path: Path) -> None:
     train(made(world, tmp_path / "run", stage="image-vae", init=None, steps=1), quiet)
     pipe = load_pipeline(tmp_path / "run/model")
-    assert pipe.vae.config.block_out_channels == (32, 64, 64)
+    assert tuple(pipe.vae.config.block_out_channels) == (32, 64, 64)
     assert (pipe.config.height, pipe.config.width, pipe.config.train_fps) == (16, 16, 8.0)
     assert pipe.scheduler.config.prediction_type == "v_prediction"
 
