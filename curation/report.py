@@ -101,11 +101,15 @@ def _bars(rows: Sequence[tuple[str, int, str]]) -> str:
         return ""
     most = max(max(count for _, count, _ in rows), 1)
     cells = "".join(
-        f'<span>{escape(name)}</span><div class="track"><i class="{kind}" style="width:{100 * count / most:.1f}%"></i>'
+        f'<span>{escape(name)}</span><div class="track"><i class="{kind}" style="{_width(count, most)}"></i>'
         f"</div><b>{count:,}</b>"
         for name, count, kind in rows
     )
     return f'<div class="rows">{cells}</div>'
+
+
+def _width(count: int, most: int) -> str:
+    return f"width:{100 * count / most:.1f}%" if count else "display:none"
 
 
 def _errors(errors: pd.DataFrame, most: int = 40) -> str:
