@@ -76,8 +76,9 @@ def load_open_clip(config: EmbedConfig | CaptionConfig) -> OpenClip:
             name, pretrained=pretrained, device=device, pretrained_text=False
         )
     except (RuntimeError, ValueError, OSError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise ModelFileError(
-            f"{config.weights} cannot be loaded as an open_clip model ({error}): restore the file"
+            f"{config.weights} cannot be loaded as an open_clip model ({reason}): restore the file"
         ) from error
     model.eval().requires_grad_(False)
     return OpenClip(model, prepare, _tokenizer(name, config, model), device)

@@ -6,6 +6,7 @@ Only URIs enter and only small rows leave; the few small frames of a clip (2 MB 
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -60,13 +61,20 @@ def cluster(address: str | None, num_cpus: int | None) -> Iterator[None]:
     ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()  # in a log they are only noise
     try:
         yield
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, CurationError):
-            raise error.cause from error
-        raise
+    except (ray.exceptions.RayTaskError, ray.exceptions.RayActorError) as error:
+        told = told_by_worker(error)
+        if told is None:
+            raise
+        raise told from error
     finally:
         if mine:
             ray.shutdown()
+
+
+def told_by_worker(error: Exception) -> CurationError | None:
+    """The CurationError behind a failed worker; Ray hands over the end of an actor as text."""
+    found = re.findall(r"^curation\.[\w.]+Error: (.+)$", str(error), re.MULTILINE)
+    return CurationError(found[-1]) if found else None
 
 
 def _join(address: str) -> None:

@@ -27,6 +27,14 @@ def test_one_decode_task_always_fits_beside_the_actors(cpus: float, gpus: float)
     assert part.model_cpus > 0
 
 
+def test_a_users_error_on_a_worker_leaves_as_itself() -> None:
+    from curation.pipeline import told_by_worker
+
+    text = "The actor died.\nray::MapWorker()\n  ...\ncuration.model_files.ModelFileError: x.bin is damaged: restore it"
+    assert str(told_by_worker(RuntimeError(text))) == "x.bin is damaged: restore it"
+    assert told_by_worker(RuntimeError("ray::MapWorker\nKeyError: 'x'")) is None
+
+
 @pytest.fixture(scope="module")
 def two_cpus() -> Iterator[None]:
     """One Ray for the tests of this file."""
