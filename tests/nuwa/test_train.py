@@ -227,3 +227,16 @@ def test_script_answers_with_status_two(tmp_path: Path, capsys: pytest.CaptureFi
 def test_no_dataset_is_named(world: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none is not a folder"):
         train(made(world, tmp_path / "run", dataset=tmp_path / "none"), quiet)
+
+
+@pytest.mark.ray
+def test_ray_train_runs_the_same_loop(world: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from nuwa.train.ray_trainer import fit
+
+    train(made(world, tmp_path / "here", steps=2), quiet)
+    fit(resolve(made(world, tmp_path / "ray", steps=2, engine="ray")))
+    here, there = weights_of(tmp_path / "here"), weights_of(tmp_path / "ray")
+    assert all(torch.allclose(here[name], there[name], atol=1e-6) for name in here)
+    assert "step 2/2" in capfd.readouterr().out
+    with pytest.raises(NuwaError, match="no run is long enough"):
+        fit(resolve(made(world, tmp_path / "far", depth=4, engine="ray")))
