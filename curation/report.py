@@ -144,7 +144,7 @@ def _gallery(clips: pd.DataFrame, most: int) -> Section:
         f'<div class="clips">{"".join(_card(row) for row in _spread(rows, most))}</div></div>'
         for title, kind, rows in (("Kept", "", clips[kept]), ("Rejected", "bad", clips[~kept]))
     )
-    note = f"{STRIP_FRAMES} frames of each clip from first to last, its caption, its scores, and the rules it failed."
+    note = f"{STRIP_FRAMES} frames of each clip in order, its caption, its scores, and the rules it failed."
     return Section("clips", "Clips", note, f'<div class="halves">{halves}</div>')
 
 
@@ -174,10 +174,10 @@ def _failed(axis: str, reasons: Sequence[str]) -> str:
 
 
 def _strip(row: pd.Series) -> str:
-    """Frames of the clip from first to last, or a line that says why there are none."""
-    span_s = row["end_s"] - row["start_s"]
+    """The middle frames of equal parts of the clip, or a line that says why there are none."""
+    step_s = (row["end_s"] - row["start_s"]) / STRIP_FRAMES
     try:
-        frames = read_span(row["source_uri"], row["start_s"], row["end_s"], STRIP_FRAMES / span_s)
+        frames = read_span(row["source_uri"], row["start_s"] + step_s / 2, row["end_s"], 1 / step_s)
         images = [frame.fitted(4 * STRIP_HEIGHT_PX) for frame in frames][:STRIP_FRAMES]
     except VideoDecodeError as error:
         return f'<p class="gone">no picture: {escape(str(error))}</p>'
