@@ -40,7 +40,7 @@ def num_frames(length: int, depth: int) -> int:
 
 
 def windows_at(level: int, length: int) -> int:
-    """Windows of `length` frames at `level` (0 = global) of the whole tree, (L−1)^level (NUWA-XL Sec. 3.3)."""
+    """Number of windows of `length` frames at `level` (0 = global): (L−1)^level (NUWA-XL Sec. 3.3)."""
     return (length - 1) ** level
 
 

@@ -114,9 +114,7 @@ def test_batch_size_changes_nothing_beyond_rounding(pipe: NuwaXLPipeline, video:
     torch.testing.assert_close(generate_latents(pipe, PROMPTS, sampling), video, atol=1e-5, rtol=0)
 
 
-def test_a_shorter_crop_of_the_same_tree_begins_with_the_same_frames(
-    pipe: NuwaXLPipeline, video: torch.Tensor
-) -> None:
+def test_a_shorter_crop_of_the_same_tree_begins_with_the_same_frames(pipe: NuwaXLPipeline, video: torch.Tensor) -> None:
     assert torch.equal(generate_latents(pipe, PROMPTS[:20], SAMPLING), video[:, :20])
 
 
