@@ -1,5 +1,6 @@
 """`ray job submit --working-dir .` to a real head of this machine, with token authentication on."""
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -60,13 +61,13 @@ def head() -> Iterator[Head]:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Politely, then not: a head that is slow to leave must not outlive the test."""
-    os.killpg(process.pid, signal.SIGTERM)
-    try:
+    """Ask the head to end its processes, then make sure: none may outlive the test."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(20)
-    except subprocess.TimeoutExpired:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    process.wait()
 
 
 def submit(head: Head, *words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
