@@ -10,6 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,12 +78,21 @@ def submit(head: Head, *words: str, env: dict[str, str] | None = None) -> subpro
 
 
 def wait_until_up(head: Head) -> None:
-    """The job server answers some seconds after the command has returned."""
-    deadline = time.monotonic() + 60
-    command = [RAY, "job", "list", "--address", head.address]
-    while subprocess.run(command, env=head.env, capture_output=True, check=False).returncode != 0:
+    """The job server answers some seconds after the head has started; to a request without token, by refusing it."""
+    deadline = time.monotonic() + 180
+    while not answers(f"{head.address}/api/version"):
         assert time.monotonic() < deadline, (head.folder / "head.log").read_text()
-        time.sleep(1)
+        time.sleep(0.5)
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
 
 
 def test_submitted_job_makes_the_dataset(
