@@ -21,7 +21,7 @@ class Train(TrainConfig):
 
 def main(config: Train) -> None:
     """Check the settings, then run the loop on Ray Train or, with --engine local, in this process."""
-    settings = TrainConfig(**{**vars(resolve(config))})
+    settings = TrainConfig(**vars(resolve(config)))
     check_output(settings)
     if finished(settings):
         print(f"{settings.output} is finished: {settings.steps} steps; its model is {settings.output / 'model'}")

@@ -64,7 +64,7 @@ def read_runs(dataset: Path) -> list[Run]:
     if not dataset.is_dir():
         raise DataError(f"dataset {dataset} is not a folder; give a folder made by pipelines.curate")
     clips = {row["clip_id"]: row for row in _rows(dataset / "clips", CLIP_COLUMNS)}
-    rows = sorted(_rows(dataset / "runs", RUN_COLUMNS), key=lambda row: row["run_id"])
+    rows = sorted(_rows(dataset / "runs", RUN_COLUMNS), key=lambda row: str(row["run_id"]))
     if not rows:
         raise DataError(f"dataset {dataset} holds no runs; curate more or longer footage, or relax the run policy")
     runs = [_run(dataset, row, clips) for row in rows]
@@ -76,7 +76,7 @@ def _rows(table: Path, columns: list[str]) -> list[dict[str, object]]:
     if not table.is_dir() or not any(table.glob("*.parquet")):
         raise DataError(f"{table} holds no Parquet files; give a dataset folder made by pipelines.curate")
     try:
-        return pq.read_table(table, columns=columns).to_pylist()  # type: ignore[no-any-return]
+        return pq.read_table(table, columns=columns).to_pylist()
     except (pa.ArrowException, OSError, KeyError) as error:
         raise DataError(f"{table} cannot be read ({error}); run pipelines.curate again on this dataset") from error
 
