@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 from pyarrow import fs
 
@@ -78,8 +79,11 @@ def _file_system(place: str) -> tuple[fs.FileSystem, str]:
     if "://" not in place:
         return fs.LocalFileSystem(), place
     try:
+        fsspec.get_filesystem_class(place.partition("://")[0])  # the decoder opens URIs by fsspec
         files, path = fs.FileSystem.from_uri(place)
-    except (pa.ArrowInvalid, OSError) as error:
+    except ImportError as error:
+        raise InputError(f"{place} cannot be read without another package ({error})") from error
+    except (pa.ArrowInvalid, OSError, ValueError) as error:
         raise InputError(f"{place} is not a URI that can be read ({error}): use a path, file:// or s3://") from error
     return files, path
 

@@ -3,6 +3,7 @@
 The same command run again goes on where it ended. Local Ray by default; inside `ray job submit` the cluster it came to.
 """
 
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,10 @@ def main(config: Curate) -> None:
         return _verify(config.output)
     from curation import job
 
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(config.output)):
+        raise CurationError(
+            f"output {config.output} is no folder: give one that all nodes share, a mount of it for one"
+        )
     where = job.Cluster(config.ray_address, config.num_cpus)
     if config.reselect:
         print(job.reselect(config.output, load_profile(config.profile), where))
