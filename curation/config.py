@@ -105,7 +105,7 @@ class TextConfig:
     """EasyOCR: the folder that holds craft_mlt_25k.pth. RapidOCR ships its model in the wheel."""
     canvas_px: int = 320
     """Images are scaled to this long side before detection: the one number that decides its cost."""
-    largest_scale: float = 1.5
+    largest_scale: float = 1.75
     """Small images are enlarged at most this much: enlarged further, drawings begin to look like letters."""
     box_threshold: float = 0.5
     """RapidOCR: mean text probability of a box."""

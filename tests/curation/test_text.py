@@ -47,9 +47,9 @@ def test_any_size_is_taken(detector: TextDetector, shape: tuple[int, int, int]) 
 
 
 def test_scaling_is_bounded_both_ways() -> None:
-    assert scaled_to(np.zeros((128, 128, 3), np.uint8), 320, 1.5).shape == (192, 192, 3)
-    assert scaled_to(np.zeros((1080, 1920, 3), np.uint8), 320, 1.5).shape == (180, 320, 3)
-    assert scaled_to(np.zeros((10, 2000, 3), np.uint8), 320, 1.5).shape == (32, 320, 3)
+    assert scaled_to(np.zeros((128, 128, 3), np.uint8), 320, 1.75).shape == (224, 224, 3)
+    assert scaled_to(np.zeros((1080, 1920, 3), np.uint8), 320, 1.75).shape == (180, 320, 3)
+    assert scaled_to(np.zeros((10, 2000, 3), np.uint8), 320, 1.75).shape == (32, 320, 3)
 
 
 @pytest.mark.parametrize("folder", [None, Path("no/such/folder")])

@@ -34,35 +34,34 @@ def analysed(episode: world.Episode, path: Path) -> list[ClipAnalysis]:
 @pytest.fixture(scope="module")
 def filmed(tmp_path_factory: pytest.TempPathFactory) -> Filmed:
     folder = tmp_path_factory.mktemp("toons")
-    episodes = [world.random_episode(1000 + k, fps=FPS, held_out=True) for k in range(EPISODES)]
+    episodes = [world.random_episode(2000 + k, fps=FPS, held_out=True) for k in range(EPISODES)]
     return [(episode, analysed(episode, folder / f"{episode.seed}.mp4")) for episode in episodes]
 
 
 @pytest.fixture(scope="module")
 def action_clips(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[world.Scene, ClipAnalysis]]:
     """Every action in every place and quality, three seconds each, joined by hard cuts."""
-    folder, rng = tmp_path_factory.mktemp("actions"), np.random.default_rng(0)
-    pairs = []
-    for quality in world.QUALITIES:
-        scenes = tuple(
-            world.Scene(
-                shape=str(rng.choice(world.SHAPES)),
-                colour=str(rng.choice(world.COLOURS)),
-                place=place,
-                action=action,
-                duration_s=3.0,
-                quality=quality,
-                phase=float(rng.random()),
-            )
-            for action in world.ACTIONS
-            for place in world.PLACES
+    rng = np.random.default_rng(0)
+    settings = [(a, p, q) for a in world.ACTIONS for p in world.PLACES for q in world.QUALITIES]
+    scenes = tuple(
+        world.Scene(
+            shape=str(rng.choice(world.SHAPES)),
+            colour=str(rng.choice(world.COLOURS)),
+            place=settings[k][1],
+            action=settings[k][0],
+            duration_s=3.0,
+            quality=settings[k][2],
+            phase=float(rng.random()),
         )
-        episode = world.Episode(seed=1, fps=FPS, scenes=scenes, transitions=("hard",) * (len(scenes) - 1))
-        for clip in analysed(episode, folder / f"{quality}.mp4"):
-            first, num = int(str(clip.row["start_frame"])), int(str(clip.row["num_frames"]))
-            if abs(num - 48) <= 2:
-                pairs.append((scenes[episode.scene_of_frame(first + num // 2)], clip))
-    assert len(pairs) >= 0.95 * len(world.QUALITIES) * len(world.ACTIONS) * len(world.PLACES)
+        for k in rng.permutation(len(settings))
+    )
+    episode = world.Episode(seed=1, fps=FPS, scenes=scenes, transitions=("hard",) * (len(scenes) - 1))
+    pairs = []
+    for clip in analysed(episode, tmp_path_factory.mktemp("actions") / "all.mp4"):
+        first, num = int(str(clip.row["start_frame"])), int(str(clip.row["num_frames"]))
+        if abs(num - 48) <= 2:
+            pairs.append((scenes[episode.scene_of_frame(first + num // 2)], clip))
+    assert len(pairs) >= 0.9 * len(scenes)
     return pairs
 
 
