@@ -1,17 +1,17 @@
 """The image stages: what is learned from single frames. Each stage is data, trained weights and a loss."""
 
+import copy
 from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
 from nuwa.data.runs import Run
 from nuwa.data.windows import WindowDataset, WindowSample
-from nuwa.diffusion.objective import add_noise, target
+from nuwa.diffusion.objective import Denoiser, denoising_loss
 from nuwa.generate.pipeline import NuwaXLPipeline
 from nuwa.models.mtd import MaskTemporalUNet
 from nuwa.models.vae import TemporalVAE
@@ -117,9 +117,11 @@ class ImageVaeStage:
         return autoencoder_losses(decoded, pixels, posterior, self.config.kl_weight)
 
     def pipeline(self) -> NuwaXLPipeline:
-        """The pipeline with this autoencoder, temporal layers at identity."""
-        self.module.register_to_config(scaling_factor=self.scaling_factor())
-        return rebuilt(self.pipe, self.config, vae=TemporalVAE.from_image_vae(self.module))
+        """The pipeline with these spatial weights in its autoencoder; temporal layers stay as they were."""
+        vae = copy.deepcopy(self.pipe.vae)
+        vae.load_image_state(self.module.state_dict())
+        vae.register_to_config(scaling_factor=self.scaling_factor())
+        return rebuilt(self.pipe, self.config, vae=vae)
 
     @torch.no_grad()
     def scaling_factor(self) -> float:
@@ -158,9 +160,12 @@ class ImageStage:
         """Denoising loss of single latents."""
         z0 = torch.stack([self._latent(sample.index) for sample in samples]).to(self.device)  # b c h w
         tokens = self.diffusion.tokens(samples, draws)[:, 0]  # b n d
-        zt, steps, wanted = self.diffusion.noised(z0, draws)
-        predicted = self.module(zt, steps, tokens).sample
-        return {"loss": F.mse_loss(predicted.float(), wanted)}
+        return {"loss": self.diffusion.loss(self._predict, z0, tokens, draws).mean()}
+
+    def _predict(self, zt: torch.Tensor, step: torch.Tensor, tokens: torch.Tensor, *unused: None) -> torch.Tensor:
+        """The 2-D U-Net called like a denoiser of windows that has neither condition nor stride."""
+        predicted: torch.Tensor = self.module(zt, step, tokens).sample
+        return predicted
 
     def _latent(self, index: int) -> torch.Tensor:
         number, place = divmod(index, self.chunk)
@@ -174,19 +179,12 @@ class ImageStage:
         return self.vae.encode(pixels).latent_dist.mode().float() * self.pipe.vae.config.scaling_factor
 
     def pipeline(self) -> NuwaXLPipeline:
-        """The pipeline with this U-Net in every level, temporal layers at identity."""
-        denoiser = MaskTemporalUNet.from_unet(self.module)
-        return NuwaXLPipeline(
-            vae=self.pipe.vae,
-            denoiser_global=denoiser,
-            text_encoder=self.pipe.text_encoder,
-            tokenizer=self.pipe.tokenizer,
-            scheduler=self.pipe.scheduler,
-            window_length=self.config.length,
-            train_fps=self.pipe.config.train_fps,
-            height=self.pipe.config.height,
-            width=self.pipe.config.width,
-        )
+        """The pipeline with these spatial weights at every level; temporal layers stay as they were."""
+        shared, local = copy.deepcopy(self.pipe.denoiser_global), copy.deepcopy(self.pipe.denoiser_local)
+        for denoiser in (shared, local):
+            if denoiser is not None:
+                denoiser.load_image_state(self.module.state_dict())
+        return rebuilt(self.pipe, self.config, denoiser_global=shared, denoiser_local=local)
 
 
 class Diffusion:
@@ -198,12 +196,22 @@ class Diffusion:
         self.prediction_type = pipe.scheduler.config.prediction_type
         self.prompts = PromptMemory(pipe)
 
-    def noised(self, z0: torch.Tensor, draws: range) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Noised latents zt, their steps (b,) and what the denoiser shall predict."""
+    def loss(
+        self,
+        denoiser: Denoiser,
+        z0: torch.Tensor,
+        tokens: torch.Tensor,
+        draws: range,
+        condition: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        stride: torch.Tensor | None = None,
+        time_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Denoising loss of every row (b,), at a step and with noise drawn for that row."""
         eps = random_draws.noise(self.config.seed, draws, tuple(z0.shape[1:])).to(self.device)
         steps = random_draws.timesteps(self.config.seed, draws, len(self.alphas_cumprod)).to(self.device)
-        zt = add_noise(z0, eps, steps, self.alphas_cumprod)
-        return zt, steps, target(self.prediction_type, z0, eps, steps, self.alphas_cumprod)
+        schedule = (self.alphas_cumprod, self.prediction_type)
+        return denoising_loss(denoiser, z0, eps, steps, tokens, *schedule, condition, mask, stride, time_ids)
 
     def tokens(self, samples: Sequence[WindowSample], draws: range) -> torch.Tensor:
         """Prompt tokens per frame: (b t n d); a dropped window has the empty prompt in every frame."""

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from einops import repeat
 
 from nuwa.data.runs import Run
@@ -70,12 +69,10 @@ class MtdStage:
         z0 = torch.stack([self._latents(sample, known=None) for sample in samples]).to(self.device)  # b c t h w
         condition = torch.stack([self._latents(s, known=k) for s, k in zip(samples, given, strict=True)])
         mask = repeat(torch.tensor(given), "b t -> b 1 t h w", h=z0.shape[3], w=z0.shape[4]).to(z0)
-        zt, steps, wanted = self.diffusion.noised(z0, draws)
         tokens = self.diffusion.tokens(samples, draws)
         stride = torch.tensor([sample.stride for sample in samples], device=self.device)
-        time_ids = self._time_ids(samples, draws)
-        predicted = self.module(zt, steps, tokens, condition.to(self.device), mask, stride, time_ids)
-        per_window = F.mse_loss(predicted.float(), wanted, reduction="none").mean((1, 2, 3, 4))
+        known = (condition.to(self.device), mask, stride, self._time_ids(samples, draws))
+        per_window = self.diffusion.loss(self.module, z0, tokens, draws, *known)
         return {"loss": per_window.mean()} | self._by_level(per_window.detach(), samples)
 
     def _given(self, samples: Sequence[WindowSample], draws: range) -> list[tuple[bool, ...]]:

@@ -134,6 +134,20 @@ def test_each_stage_goes_on_from_the_one_before(world: Path, tmp_path: Path) -> 
     assert any(not torch.equal(weight, changed[name]) for name, weight in first.denoiser_global.state_dict().items())
 
 
+def test_image_stages_keep_the_temporal_layers_they_start_from(world: Path, tmp_path: Path) -> None:
+    train(made(world, tmp_path / "vae", stage="vae", steps=1), quiet)
+    train(made(world, tmp_path / "mtd", init=tmp_path / "vae/model", steps=2), quiet)
+    before = load_pipeline(tmp_path / "mtd/model")
+    for stage, part in (("image-vae", "vae"), ("image", "denoiser_global")):
+        train(made(world, tmp_path / stage, stage=stage, init=tmp_path / "mtd/model", steps=1), quiet)
+        old, new = (getattr(pipe, part) for pipe in (before, load_pipeline(tmp_path / stage / "model")))
+        temporal = [id(weight) for weight in new.temporal_parameters()]
+        for (name, weight), known in zip(new.named_parameters(), old.parameters(), strict=True):
+            if id(weight) in temporal:
+                assert torch.equal(weight, known), name
+        assert not all(torch.equal(a, b) for a, b in zip(new.parameters(), old.parameters(), strict=True))
+
+
 def test_the_global_level_has_nothing_given_and_local_ones_their_ends(world: Path, tmp_path: Path) -> None:
     train(made(world, tmp_path / "image", stage="image-vae", steps=1), quiet)
     config = resolve(made(world, tmp_path / "mtd", global_mask_frac=0.0))
