@@ -162,9 +162,18 @@ class ImageStage:
         tokens = self.diffusion.tokens(samples, draws)[:, 0]  # b n d
         return {"loss": self.diffusion.loss(self._predict, z0, tokens, draws).mean()}
 
-    def _predict(self, zt: torch.Tensor, step: torch.Tensor, tokens: torch.Tensor, *unused: None) -> torch.Tensor:
-        """The 2-D U-Net called like a denoiser of windows that has neither condition nor stride."""
-        predicted: torch.Tensor = self.module(zt, step, tokens).sample
+    def _predict(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        condition: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        stride: torch.Tensor | None = None,
+        added_time_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The 2-D U-Net behind the denoiser's call: (b c h w), with nothing known of a window."""
+        predicted: torch.Tensor = self.module(sample, timestep, encoder_hidden_states).sample
         return predicted
 
     def _latent(self, index: int) -> torch.Tensor:
