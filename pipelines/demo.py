@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines import cli
-from pipelines.commands import must_run, run
+from pipelines.commands import Word, must_run, run
 
 HERE = Path(__file__).resolve().parent.parent / "demo"
 NUM_FRAMES = 226
@@ -72,8 +72,8 @@ def main(config: Demo) -> None:
     video, report = output / "story.mp4", output / "report.html"
     story = ("--story", config.story, "--frames", NUM_FRAMES, "--upscale", 8)
     must_run("pipelines.generate", "--model", model, *story, "--output", video)
-    words = ("--dataset", dataset, *(("--runs", *runs) if runs else ()), "--video", video)
-    must_run("pipelines.explore", *words, "--output", report)
+    curves: tuple[Word, ...] = ("--runs", *runs) if runs else ()
+    must_run("pipelines.explore", "--dataset", dataset, *curves, "--video", video, "--output", report)
     print(f"\nOpen {report.resolve()}")
 
 
