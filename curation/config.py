@@ -215,12 +215,12 @@ def demo() -> CurationConfig:
         AxisRule(axis="duration_s", minimum=1.0),
         AxisRule(axis="motion_score", minimum=0.0075),
         AxisRule(axis="ocr_area_ratio", maximum=0.07),
-        AxisRule(axis="aesthetic_score", drop_lowest_frac=0.1),
+        AxisRule(axis="aesthetic_score", minimum=5.0),
         AxisRule(axis="clip_similarity", drop_lowest_frac=0.1),
     )
     return CurationConfig(
         profile="demo",
-        scenes=SceneConfig(fade_threshold=12.0, dissolve_window_frames=16),
+        scenes=SceneConfig(adaptive_threshold=2.5, fade_threshold=12.0, dissolve_window_frames=16),
         motion=MotionConfig(short_side_px=48, blur_px=1.5),
         select=SelectConfig(rules=rules),
     )

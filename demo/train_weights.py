@@ -13,8 +13,9 @@ from pathlib import Path
 from pipelines import cli
 from pipelines.commands import must_run
 
-STAGES = (("image-vae", 3000), ("image", 4000), ("vae", 300), ("mtd", 3000))
-"""Stage and optimiser steps; the other settings are the defaults of preset toy."""
+COCA_STEPS = 1800
+STAGES = (("image-vae", 3000, 1), ("image", 1400, 1), ("vae", 100, 1), ("mtd", 1000, 5))
+"""Stage, optimiser steps, hop of the windows in frames; the other settings are the defaults of preset toy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,18 +35,19 @@ class TrainWeights:
 def main(config: TrainWeights) -> None:
     """Run every step; steps whose result is there already do nothing."""
     if not (config.output / "aesthetic.safetensors").exists():
-        must_run("demo.train_coca", "--output", config.output)
+        must_run("demo.train_coca", "--output", config.output, "--steps", COCA_STEPS)
     must_run("demo.footage", "--output", config.work, "--episodes", config.episodes)
     dataset = config.work / "dataset"
     must_run("pipelines.curate", "--input", config.work / "footage", "--output", dataset)
     init: tuple[str | Path, ...] = ("--text-encoder", config.output / "coca")
-    for stage, steps in STAGES:
+    for stage, steps, hop in STAGES:
         folder = config.work / stage
-        words = ("--dataset", dataset, "--output", folder, "--steps", steps, "--threads", config.threads)
-        must_run("pipelines.train", stage, *words, *init)
+        words = ("--dataset", dataset, "--output", folder, "--threads", config.threads)
+        must_run("pipelines.train", stage, *words, "--steps", steps, "--hop", hop, *init)
         init = ("--init", folder / "model")
     ship(config.work / STAGES[-1][0] / "model", config.output / "pipeline")
     must_run("demo.evaluate_coca", "--weights", config.output)
+    must_run("demo.evaluate_stories", "--model", config.output / "pipeline", "--output", config.work / "stories.json")
 
 
 def ship(model: Path, output: Path) -> None:
