@@ -5,6 +5,7 @@ Only URIs enter and only small rows leave; the few small frames of a clip (2 MB 
 
 import contextlib
 import json
+import logging
 import os
 import re
 import sys
@@ -57,7 +58,10 @@ def cluster(address: str | None, num_cpus: int | None) -> Iterator[None]:
     if mine and address:
         _join(address)
     elif mine:
-        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False)
+        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, logging_level=logging.ERROR)
+    logging.getLogger("ray.data").setLevel(
+        logging.ERROR
+    )  # the driver prints a line per video; plans are for developers
     ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()  # in a log they are only noise
     try:
         yield
