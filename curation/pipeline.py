@@ -59,9 +59,7 @@ def cluster(address: str | None, num_cpus: int | None) -> Iterator[None]:
         _join(address)
     elif mine:
         ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, logging_level=logging.ERROR)
-    logging.getLogger("ray.data").setLevel(
-        logging.ERROR
-    )  # the driver prints a line per video; plans are for developers
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # one line per video is printed anyway
     ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()  # in a log they are only noise
     try:
         yield
