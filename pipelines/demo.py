@@ -7,6 +7,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from nuwa.generate.story import load_story
+from nuwa.hierarchy import NuwaError
 from pipelines import cli
 from pipelines.commands import Word, must_run, run
 
@@ -63,6 +65,9 @@ def train_stages(config: Demo, output: Path) -> tuple[Path, list[Path]]:
 
 def main(config: Demo) -> None:
     """Film (unless footage is given), curate, train, generate, report."""
+    load_story(config.story)
+    if not (config.init / "model_index.json").is_file():
+        raise NuwaError(f"init {config.init} is no pipeline folder; give the folder `model` of a training")
     output = output_folder(config)
     if config.footage is None:
         must_run("demo.footage", "--output", output, "--episodes", config.episodes)

@@ -45,7 +45,7 @@ def _run_card(run: Path) -> str:
     curves = _curves(run / "logs")
     losses = [Curve(name.removeprefix("train/"), x, y) for name, (x, y) in curves.items() if "loss" in name]
     chart = line_chart(losses[:5], str(config.get("stage", run.name)), log_y=True)
-    return f'<div class="card">{chart}<p class="chips" style="margin-top:10px">{_run_facts(curves)}</p></div>'
+    return f'<div class="card">{chart}<p class="chips" style="margin-top:10px">{_run_facts(curves)}{_origin(config)}</p></div>'
 
 
 def _run_facts(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
@@ -57,6 +57,13 @@ def _run_facts(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
         if tag in curves:
             facts.append(form.format(np.median(curves[tag][1])))
     return "".join(f'<span class="chip">{escape(fact)}</span>' for fact in facts)
+
+
+def _origin(config: dict[str, Any]) -> str:
+    """Which weights a training went on from."""
+    init = config.get("init")
+    origin = f"went on from {'/'.join(Path(init).parts[-3:])}" if init else "began with new weights"
+    return f'<span class="chip">{escape(origin)}</span>'
 
 
 def _curves(logs: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -89,7 +96,8 @@ def _record(video: Path) -> dict[str, Any]:
     if not video.is_file():
         raise NuwaError(f"there is no video {video}; give {wanted}")
     record = _json(video.with_suffix(".json"), wanted)
-    missing = {"num_frames", "fps", "spans", "prompts", "strides", "windows", "sampling", "depth"} - record.keys()
+    needed = {"num_frames", "fps", "spans", "prompts", "strides", "windows", "sampling", "depth", "window_length"}
+    missing = (needed | {"model", "weights_sha256"}) - record.keys()
     if missing:
         raise NuwaError(f"{video.with_suffix('.json')} lacks {', '.join(sorted(missing))}; give {wanted}")
     return record
