@@ -26,6 +26,8 @@ class Explore:
 def main(config: Explore) -> None:
     if config.output.is_dir():
         raise CurationError(f"output {config.output} is a folder; give the name of an .html file")
+    if config.output.suffix != ".html":
+        raise CurationError(f"output {config.output} does not end in .html; give the name of an .html file")
     from curation import report
     from curation.dataset import open_dataset
     from curation.page import render

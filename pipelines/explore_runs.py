@@ -45,7 +45,8 @@ def _run_card(run: Path) -> str:
     curves = _curves(run / "logs")
     losses = [Curve(name.removeprefix("train/"), x, y) for name, (x, y) in curves.items() if "loss" in name]
     chart = line_chart(losses[:5], str(config.get("stage", run.name)), log_y=True)
-    return f'<div class="card">{chart}<p class="chips" style="margin-top:10px">{_run_facts(curves)}{_origin(config)}</p></div>'
+    facts = _run_facts(curves) + _origin(config)
+    return f'<div class="card">{chart}<p class="chips" style="margin-top:10px">{facts}</p></div>'
 
 
 def _run_facts(curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
