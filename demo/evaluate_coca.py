@@ -1,4 +1,4 @@
-"""Measure the shipped CoCa and aesthetic head on held-out toon scenes, and write their model card.
+"""Measure the shipped CoCa and aesthetic head on held-out toon scenes, and write the figures of their model card.
 
     python -m demo.evaluate_coca --weights demo/weights
 
@@ -29,16 +29,17 @@ class EvaluateCoca:
     """Measure the small CoCa and its aesthetic head on held-out scenes."""
 
     weights: Path = Path("demo/weights")
-    """Folder with coca/ and aesthetic.safetensors; README.md is written there."""
+    """Folder with coca/ and aesthetic.safetensors; coca/figures.json is written there."""
     scenes: int = 400
     """Held-out scenes to draw."""
     seed: int = 1_000_000
     """Seed of the scenes."""
 
 
-def draw_scenes(config: EvaluateCoca) -> list[world.Scene]:
-    rng = np.random.default_rng(config.seed)
-    return [world.random_scene(rng, world.random_hero(rng, True), True) for _ in range(config.scenes)]
+def draw_scenes(seed: int, count: int) -> list[world.Scene]:
+    """Held-out scenes, titled and degraded ones among them."""
+    rng = np.random.default_rng(seed)
+    return [world.random_scene(rng, world.random_hero(rng, True), True) for _ in range(count)]
 
 
 def draw_at(scene: world.Scene, done: float) -> np.ndarray:
@@ -78,9 +79,9 @@ def aesthetic_auc(scenes: list[world.Scene], embedder: FrameEmbedder, head: Aest
     return auc(*scores)
 
 
-def retrieval_top1(scenes: list[world.Scene], embedder: FrameEmbedder, seed: int, rounds: int = 20) -> float:
+def retrieval_top1(embedder: FrameEmbedder, seed: int, rounds: int = 20) -> float:
     """Share of captions that find their own frame among `CHOICES` frames with different captions."""
-    by_caption = {scene.image_caption: scene for scene in scenes}
+    by_caption = {scene.image_caption: scene for scene in draw_scenes(seed + 1, 20 * CHOICES)}
     captions = sorted(by_caption)
     images = embedder.images([draw_at(by_caption[caption], 0.5) for caption in captions])
     similarity = embedder.texts(captions) @ images.T
@@ -93,12 +94,12 @@ def retrieval_top1(scenes: list[world.Scene], embedder: FrameEmbedder, seed: int
 
 def measure(config: EvaluateCoca) -> dict[str, float]:
     """All figures of the model card."""
-    scenes, coca_dir = draw_scenes(config), config.weights / "coca"
+    scenes, coca_dir = draw_scenes(config.seed, config.scenes), config.weights / "coca"
     embedder = FrameEmbedder(EmbedConfig(weights=coca_dir))
     head = AestheticHead.load(AestheticsConfig(head=config.weights / "aesthetic.safetensors"))
     figures = caption_accuracy(scenes, Captioner(CaptionConfig(weights=coca_dir)))
     figures["aesthetic AUC clean/degraded"] = aesthetic_auc(scenes, embedder, head)
-    figures[f"text→frame top-1 of {CHOICES}"] = retrieval_top1(scenes, embedder, config.seed)
+    figures[f"text→frame top-1 of {CHOICES}"] = retrieval_top1(embedder, config.seed)
     return figures
 
 

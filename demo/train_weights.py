@@ -1,4 +1,4 @@
-"""Train again everything that ships in demo/weights, from the first episode to the last model card.
+"""Train again what ships in demo/weights, and measure it.
 
     python -m demo.train_weights          (make weights; hours on two cores)
 
@@ -33,7 +33,7 @@ class TrainWeights:
 
 
 def main(config: TrainWeights) -> None:
-    """Run every step; steps whose result is there already do nothing."""
+    """Run every step; steps whose result is there already do nothing: without aesthetic.safetensors CoCa is new too."""
     if not (config.output / "aesthetic.safetensors").exists():
         must_run("demo.train_coca", "--output", config.output, "--steps", COCA_STEPS)
     must_run("demo.footage", "--output", config.work, "--episodes", config.episodes)

@@ -20,7 +20,7 @@ PROMPTS = ["a red star jumps"] * 24 + ["a <blue> circle spins"] * 25
 def make_run(folder: Path) -> Path:
     """A run folder with a config and a loss that falls."""
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"stage": "mtd"}))
+    (folder / "config.json").write_text(json.dumps({"stage": "mtd", "init": "weights/vae/model"}))
     with SummaryWriter(str(folder / "logs")) as writer:
         for step in range(1, 50):
             writer.add_scalar("train/loss", 1 / step, step)
@@ -67,6 +67,7 @@ def test_page_has_every_section(report: Path) -> None:
         assert f'<section id="{anchor}">' in text
     assert "data:video/mp4;base64," in text
     assert "49 steps" in text
+    assert "went on from weights/vae/model" in text
     assert "<blue>" not in text
     assert sorted(path.name for path in report.parent.glob("_*")) == []
 
@@ -78,6 +79,7 @@ def test_page_has_every_section(report: Path) -> None:
         (["--dataset", "DATASET", "--output", "r.html", "--runs", "nothing"], "config.json cannot be read"),
         (["--dataset", "DATASET", "--output", "r.html", "--video", "nothing.mp4"], "there is no video"),
         (["--dataset", "DATASET", "--output", "."], "is a folder"),
+        (["--dataset", "DATASET", "--output", "story.mp4"], "does not end in .html"),
     ],
 )
 def test_bad_input_gets_one_line_and_status_2(

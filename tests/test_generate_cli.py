@@ -1,6 +1,7 @@
 """pipelines.generate from the command line: a whole video, the same again, and every bad input."""
 
 import json
+import shutil
 from pathlib import Path
 
 import av
@@ -79,6 +80,7 @@ def test_frames_and_depth_can_be_asked_for(words: list[str], tmp_path: Path) -> 
         (["--frames", "0"], "0 frames"),
         (["--frames", "40", "--depth", "2"], "depth of at least 3"),
         (["--steps", "0"], "steps is 0"),
+        (["--steps", "1001"], "noise schedule has 1000"),
         (["--batch", "0"], "batch is 0"),
         (["--fps", "-1"], "fps is -1"),
         (["--upscale", "0"], "upscale 0"),
@@ -99,6 +101,34 @@ def test_bad_input_gets_one_line_and_status_2(
     assert line in stderr
     assert stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["story.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("story", "line"),
+    [("fps: 8", "has no prompts"), ("scenes: [{prompt: a red star, seconds: -2}]", "seconds = -2")],
+)
+def test_a_story_without_prompts_or_with_a_negative_duration(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], story: str, line: str
+) -> None:
+    (tmp_path / "story.yaml").write_text(story)
+    assert run(words) == 2
+    stderr = capsys.readouterr().err
+    assert line in stderr
+    assert stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["story.yaml"]
+
+
+def test_a_truncated_model_is_named(
+    words: list[str], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(model, tmp_path / "model")
+    weights = tmp_path / "model/vae/diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert run([*words, "--model", str(tmp_path / "model")]) == 2
+    stderr = capsys.readouterr().err
+    assert str(weights) in stderr
+    assert stderr.count("\n") == 1
+    assert not (tmp_path / "out.json").exists()
 
 
 def test_a_video_that_is_there_already_is_not_touched(words: list[str], tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def load_pipeline(folder: str | Path) -> NuwaXLPipeline:
     logging.disable_progress_bar()
     try:
         pipe = NuwaXLPipeline.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, ImportError) as error:
         line = " ".join(str(error).split())
         raise NuwaError(f"pipeline folder {folder} cannot be loaded ({line}); train or copy it again") from error
     finally:

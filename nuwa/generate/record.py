@@ -8,7 +8,7 @@ import torch
 
 from nuwa.generate.pipeline import NuwaXLPipeline, weights_fingerprint
 from nuwa.generate.story import spans
-from nuwa.generate.windows import Sampling
+from nuwa.generate.windows import Sampling, check_steps
 from nuwa.hierarchy import NuwaError, plan, strides
 
 DEPENDS_ON = ("weights_sha256", "prompts", "depth", "window_length", "sampling", "upscale", "height", "width")
@@ -25,7 +25,8 @@ def describe(
     depth: int | None,
     upscale: int,
 ) -> dict[str, Any]:
-    """The record of one video made by `pipe`, read from the folder `model`."""
+    """The record of one video made by `pipe`, read from the folder `model`. NuwaError if it cannot be made."""
+    check_steps(pipe.scheduler, sampling.steps)
     length = pipe.config.window_length
     levels = plan(len(prompts), length, depth)
     return {
@@ -63,9 +64,10 @@ def is_done(video: Path, record: dict[str, Any]) -> bool:
     old = _read(path)
     differing = [name for name in DEPENDS_ON if old.get(name) != json.loads(json.dumps(record[name]))]
     if differing:
+        found, beside = (video, path) if video.exists() else (path, video)
         raise NuwaError(
-            f"{video} is there already and differs in {', '.join(differing)}; "
-            "give another --output, or remove that file and the .json beside it"
+            f"{found} is there already and differs in {', '.join(differing)}; "
+            f"give another --output, or remove it and {beside.name}"
         )
     return video.exists()
 

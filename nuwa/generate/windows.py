@@ -30,8 +30,10 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "fps"):
-            if getattr(self, name) <= 0:
-                raise NuwaError(f"{name} is {getattr(self, name)}; it must be above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise NuwaError(f"{name} is {getattr(self, name)}; it must be a number above 0")
+        if not math.isfinite(self.guidance):
+            raise NuwaError(f"guidance is {self.guidance}; give a number (1 is none)")
 
 
 @dataclass(frozen=True)
@@ -140,8 +142,16 @@ def _time_ids(rows: int, sampling: Sampling, device: torch.device) -> torch.Tens
     return torch.tensor([[sampling.fps, motion, 0.0]] * rows, device=device)
 
 
+def check_steps(scheduler: SchedulerMixin, steps: int) -> None:
+    """Raise NuwaError for more sampler steps than the noise schedule has."""
+    most = scheduler.config.num_train_timesteps
+    if steps > most:
+        raise NuwaError(f"steps is {steps}; this model's noise schedule has {most}, so give at most that")
+
+
 def _fresh(scheduler: SchedulerMixin, steps: int, device: torch.device) -> SchedulerMixin:
     """A scheduler of the same settings without the history of an earlier batch."""
+    check_steps(scheduler, steps)
     fresh = type(scheduler).from_config(scheduler.config)
     fresh.set_timesteps(steps, device=device)
     return fresh

@@ -84,7 +84,12 @@ def load_text_encoder(folder: Path) -> tuple[PromptEncoder, PreTrainedTokenizerF
             "or a pipeline folder by --init"
         )
     text_encoder = PromptEncoder.from_open_clip(folder).eval().requires_grad_(False)
-    return text_encoder, AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    try:
+        return text_encoder, AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise TrainError(
+            f"tokenizer of text encoder {folder} cannot be read ({error}); copy the folder anew"
+        ) from error
 
 
 def new_scheduler(prediction_type: str) -> DDIMScheduler:

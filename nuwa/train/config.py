@@ -117,10 +117,32 @@ def resolve(config: TrainConfig) -> TrainConfig:
         batch=batch if config.batch is None else config.batch,
         lr=lr if config.lr is None else config.lr,
     )
-    for name in ("steps", "batch", "hop", "checkpoint_every", "keep_checkpoints", "log_every", "workers"):
-        if getattr(config, name) < 1:
-            raise TrainError(f"{name} is {getattr(config, name)}; it must be at least 1")
+    _check_ranges(config)
     return config
+
+
+_COUNTS = ("steps", "batch", "hop", "checkpoint_every", "keep_checkpoints", "log_every", "workers")
+_NOT_BELOW_0 = ("seed", "warmup", "weight_decay", "kl_weight", "loader_workers", "frame_cache_mb", "latent_cache_mb")
+_FRACTIONS = ("decay_frac", "ema_decay", "prompt_dropout", "condition_dropout", "global_mask_frac")
+_INFINITY = float("inf")
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(_COUNTS, (1, _INFINITY)),
+    **dict.fromkeys(_NOT_BELOW_0, (0, _INFINITY)),
+    **dict.fromkeys(_FRACTIONS, (0, 1)),
+}
+
+
+def _check_ranges(config: TrainConfig) -> None:
+    """Raise TrainError for a number that nothing can be trained with."""
+    for name, (least, most) in _RANGES.items():
+        if not least <= getattr(config, name) <= most:
+            rule = f"be at least {least}" if most == _INFINITY else f"lie between {least} and {most}"
+            raise TrainError(f"{name} is {getattr(config, name)}; it must {rule}")
+    for name in ("lr", "clip_norm"):
+        if not getattr(config, name) > 0:
+            raise TrainError(f"{name} is {getattr(config, name)}; it must be above 0")
+    if config.threads is not None and config.threads < 1:
+        raise TrainError(f"threads is {config.threads}; it must be at least 1")
 
 
 def finished(config: TrainConfig) -> bool:
@@ -147,9 +169,12 @@ def check_output(config: TrainConfig) -> None:
 
 def write_config(config: TrainConfig) -> None:
     """Make the run folder this training's own."""
-    config.output.mkdir(parents=True, exist_ok=True)
     draft = config.output / "_config.json"
-    draft.write_text(json.dumps(as_json(config), indent=2) + "\n", "utf-8")
+    try:
+        config.output.mkdir(parents=True, exist_ok=True)
+        draft.write_text(json.dumps(as_json(config), indent=2) + "\n", "utf-8")
+    except OSError as error:
+        raise TrainError(f"output {config.output} cannot be written to ({error}); give another --output") from error
     draft.replace(config.output / "config.json")
 
 
@@ -161,8 +186,10 @@ def as_json(config: TrainConfig) -> dict[str, object]:
 def _check_same(config: TrainConfig, path: Path) -> None:
     try:
         before = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise TrainError(f"{path} is damaged ({error}); give another --output, or remove that folder") from error
+    except (OSError, ValueError) as error:
+        raise TrainError(f"{path} cannot be read ({error}); give another --output, or remove that folder") from error
+    if not isinstance(before, dict) or "stage" not in before:
+        raise TrainError(f"{path} describes no training run; give another --output")
     changed = [
         f"{name} {before.get(name)} → {value}"
         for name, value in as_json(config).items()

@@ -65,6 +65,8 @@ def train(
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // world))
     runs = read_runs(config.dataset)
     pipe = load_pipeline(config.init) if config.init else build_pipeline(config, runs[0])
+    # Sizes and frame rate that a pipeline names are those it was last trained at.
+    pipe.register_to_config(height=runs[0].height, width=runs[0].width, train_fps=runs[0].train_fps)
     stage = STAGE_TYPES[config.stage](config, pipe, runs, _device(rank))
     if rank == 0:
         write_config(config)

@@ -18,7 +18,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Empty, Queue
 
 from nuwa.hierarchy import NuwaError
-from nuwa.train.config import TrainConfig
+from nuwa.train.config import TrainConfig, TrainError
 from nuwa.train.loop import train
 
 
@@ -50,7 +50,11 @@ def fit(config: TrainConfig) -> None:
 def _start(config: TrainConfig) -> None:
     """Join the cluster of `ray_address`, or start one here without the processes that nothing here needs."""
     if config.ray_address:
-        ray.init(address=config.ray_address, log_to_driver=False)
+        try:
+            ray.init(address=config.ray_address, log_to_driver=False)
+        except (ConnectionError, ray.exceptions.RaySystemError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise TrainError(f"no Ray cluster at {config.ray_address} ({reason}); check --ray-address") from error
     else:
         cpus = os.cpu_count() or 1
         ray.init(include_dashboard=False, num_cpus=cpus, log_to_driver=False, logging_level=logging.WARNING)

@@ -20,8 +20,8 @@ from nuwa.train.stages import Diffusion, Losses, autoencoder_losses, rebuilt, sa
 class VaeStage:
     """vae: temporal layers and decoder of the T-KLVAE on windows at every stride (NUWA-XL Sec. 3.1).
 
-    Paper: which weights train is not stated; here: the encoder's spatial ones stay, so that latents stay close to
-    those the image U-Net knows.
+    Paper: which weights train is not stated; here: the spatial ones of the encoder proper stay, so that latents stay
+    close to those the image U-Net knows; its temporal ones and the 1×1 `quant_conv` behind it train.
     """
 
     def __init__(self, config: TrainConfig, pipe: NuwaXLPipeline, runs: Sequence[Run], device: torch.device) -> None:

@@ -17,6 +17,7 @@ from nuwa.generate.windows import (
     Sampling,
     WindowTask,
     conditioning,
+    decode,
     noise_generator,
     sample_windows,
 )
@@ -159,16 +160,26 @@ def test_noise_depends_on_seed_purpose_level_and_index_only() -> None:
     assert all(not torch.equal(draws[0], other) for other in draws[1:])
 
 
-def test_chunks_of_the_decode_agree_where_they_meet(pipe: NuwaXLPipeline, video: torch.Tensor) -> None:
-    images = list(decode_frames(pipe, video, overlap=2))
-    assert len(images) == 30
-    assert images[0].shape == (16, 16, 3)
-    assert images[0].dtype == np.uint8
+def test_chunks_of_the_decode_cross_fade_where_they_meet(pipe: NuwaXLPipeline, video: torch.Tensor) -> None:
+    images = np.stack(list(decode_frames(pipe, video, overlap=2)))
+    assert images.shape == (30, 16, 16, 3)
+    assert images.dtype == np.uint8
+    first, second = (decode(pipe, video[None, :, start : start + stack.LENGTH])[0] for start in (0, 3))  # 3 l H W
+    shared = [torch.lerp(first[:, 3 + n], second[:, n], (n + 1) / 3) for n in range(2)]
+    expected = torch.stack([*first[:, :3].unbind(1), *shared, second[:, 2]], dim=1).permute(1, 2, 3, 0)
+    np.testing.assert_allclose(images[:6] / 127.5 - 1, expected.numpy(), atol=0.6 / 127.5)
+    assert (first[:, 3:] - second[:, :2]).abs().max() > 0.02
 
 
 def test_bad_settings_say_what_to_change(pipe: NuwaXLPipeline) -> None:
     with pytest.raises(NuwaError, match="steps is 0"):
         Sampling(steps=0)
+    with pytest.raises(NuwaError, match="fps is nan"):
+        Sampling(fps=float("nan"))
+    with pytest.raises(NuwaError, match="guidance is inf"):
+        Sampling(guidance=float("inf"))
+    with pytest.raises(NuwaError, match="noise schedule has 1000"):
+        generate_latents(pipe, PROMPTS, Sampling(steps=1001))
     with pytest.raises(NuwaError, match="without prompts"):
         generate_latents(pipe, [], SAMPLING)
     with pytest.raises(NuwaError, match="depth of at least 3"):

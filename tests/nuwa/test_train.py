@@ -81,6 +81,21 @@ def test_two_steps_and_two_more_equal_four(world: Path, tmp_path: Path, stage: s
     assert load_pipeline(tmp_path / "two/model").config.window_length == 4
 
 
+def test_model_holds_the_averaged_weights(world: Path, tmp_path: Path) -> None:
+    train(made(world, tmp_path / "run"), quiet)
+    stored = load_file(tmp_path / "run/model/denoiser_global/diffusion_pytorch_model.safetensors")
+    after = weights_of(tmp_path / "run")
+    assert all(torch.equal(tensor, after[f"ema/{name}"]) for name, tensor in stored.items())
+    assert any(not torch.equal(tensor, after[f"weights/{name}"]) for name, tensor in stored.items())
+
+
+def test_model_names_the_sizes_it_was_trained_at(world: Path, tmp_path: Path) -> None:
+    larger = write_dataset(tmp_path / "ds", [12], size=32)
+    train(made(world, tmp_path / "run", stage="image-vae", dataset=larger, steps=1), quiet)
+    config = load_pipeline(tmp_path / "run/model").config
+    assert (config.height, config.width, config.train_fps) == (32, 32, 8.0)
+
+
 def test_a_finished_run_does_nothing(world: Path, tmp_path: Path) -> None:
     config = made(world, tmp_path / "run", stage="image-vae", steps=1)
     train(config, quiet)
@@ -199,6 +214,10 @@ def test_a_draw_does_not_depend_on_its_batch() -> None:
         ({"init": Path("nowhere")}, "nowhere"),
         ({"init": None, "text_encoder": Path("nowhere")}, "text encoder nowhere"),
         ({"batch": 0}, "batch is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"lr": float("nan")}, "lr is nan"),
+        ({"prompt_dropout": 1.5}, "prompt_dropout is 1.5; it must lie between 0 and 1"),
+        ({"threads": 0}, "threads is 0"),
     ],
 )
 def test_what_the_user_must_change_is_one_line(
@@ -227,6 +246,13 @@ def test_another_run_or_other_files_in_the_output_stay_untouched(world: Path, tm
     with pytest.raises(TrainError, match="holds no training run"):
         train(made(world, tmp_path / "mine"), quiet)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+    (tmp_path / "other").mkdir()
+    for foreign in ("[]", "{}"):
+        (tmp_path / "other/config.json").write_text(foreign)
+        with pytest.raises(TrainError, match="describes no training run"):
+            train(made(world, tmp_path / "other"), quiet)
+    with pytest.raises(TrainError, match="cannot be written to"):
+        train(made(world, tmp_path / "mine/letter.txt/run"), quiet)
 
 
 def test_script_answers_with_status_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
