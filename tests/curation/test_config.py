@@ -42,9 +42,23 @@ def test_from_json_names_what_is_wrong(text: str, message: str) -> None:
         config.from_json(text, config.SceneConfig)
 
 
-def test_missing_model_names_file_flag_and_profile() -> None:
-    with pytest.raises(config.CurationError, match=r"nowhere/x\.pth.*--embed\.weights.*svd"):
-        config.existing_model(Path("nowhere/x.pth"), "--embed.weights", "svd")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"motion": {"sample_fps": "two"}}', r"motion\.sample_fps = 'two' must be of type float"),
+        ('{"scenes": {"min_scene_frames": true}}', r"min_scene_frames = True must be of type int"),
+        ('{"text": {"weights_dir": 3}}', r"weights_dir = 3 must be of type Path"),
+        ('{"select": {"rules": 5}}', r"select\.rules = 5 must be a list"),
+        ('{"select": {"rules": [{"minimum": 1}]}}', r"select\.rules\[0\] lacks the field 'axis'"),
+        ('{"runs": {"height": 33}}', "height = 33 must be even"),
+        ('{"runs": {"train_fps": 0}}', "train_fps = 0 must be positive"),
+        ('{"runs": {"crf": 60}}', r"crf = 60 must be in 0\.\.51"),
+        ("[]", "must be an object"),
+    ],
+)
+def test_a_profile_of_ones_own_is_read_with_care(text: str, message: str) -> None:
+    with pytest.raises(config.CurationError, match=message):
+        config.from_json(text, config.CurationConfig)
 
 
 def test_config_imports_no_torch() -> None:

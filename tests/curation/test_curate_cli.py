@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from curation.config import CurationConfig, EmbedConfig, to_json
+from curation.config import AxisRule, CurationConfig, EmbedConfig, RunConfig, SelectConfig, to_json
 from pipelines import cli
 from pipelines.curate import Curate, load_profile, main
 
@@ -94,6 +94,33 @@ def test_output_that_holds_something_else(
     line = refused(capsys, "--input", str(footage), "--output", str(out), "--profile", str(profile))
     assert "holds something else" in line
     assert [path.name for path in out.iterdir()] == ["config.json"]
+
+
+def test_output_that_cannot_be_a_folder(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, footage: Path, profile: Path
+) -> None:
+    (tmp_path / "file").write_text("words")
+    for out, says in ((tmp_path / "file", "is a file"), (tmp_path / "file" / "below", "cannot be written")):
+        assert says in refused(capsys, "--input", str(footage), "--output", str(out), "--profile", str(profile))
+    assert (tmp_path / "file").read_text() == "words"
+
+
+@pytest.mark.parametrize("axis", ["beauty", "caption"])
+def test_rules_on_what_is_no_score_are_refused_before_measuring(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, footage: Path, random_config: CurationConfig, axis: str
+) -> None:
+    rules = (AxisRule(axis=axis, minimum=1.0),)
+    configs = (
+        dataclasses.replace(random_config, select=SelectConfig(rules=rules)),
+        dataclasses.replace(random_config, runs=RunConfig(mean_rules=rules)),
+    )
+    for config in configs:
+        (tmp_path / "p.json").write_text(to_json(config))
+        words = ["--input", str(footage), "--output", str(tmp_path / "out"), "--profile", str(tmp_path / "p.json")]
+        line = refused(capsys, *words)
+        assert f"rule on {axis!r}" in line
+        assert "motion_score" in line
+        assert not (tmp_path / "out").exists()
 
 
 def test_dry_run_prints_and_does_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path, footage: Path) -> None:

@@ -1,5 +1,6 @@
 """A dataset made without Ray, operator by operator: read it, try other thresholds, find what is broken."""
 
+import dataclasses
 from pathlib import Path
 
 import pandas as pd
@@ -7,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from curation import job
-from curation.config import AxisRule, CurationConfig, SelectConfig
+from curation.config import AxisRule, CurationConfig, CurationError, SelectConfig
 from curation.dataset import Dataset, open_dataset, verify
 from curation.manifest import Manifest, OutputError
 from curation.operators import CaptionStage, EmbedStage, TextStage, analyse, collect, failed_video
@@ -72,6 +73,14 @@ def test_thresholds_can_be_tried_without_touching_anything(dataset: Dataset) -> 
     assert not tried["keep"].any()
     assert tried["filter_reasons"].map(list).tolist() == [["low_motion_score"]] * 4
     pd.testing.assert_frame_equal(dataset.clips, before)
+
+
+def test_a_refused_reselection_changes_nothing(dataset: Dataset, random_config: CurationConfig) -> None:
+    before = {path: path.read_bytes() for path in dataset.path.rglob("*.json")}
+    wrong = dataclasses.replace(random_config, select=SelectConfig(rules=(AxisRule(axis="beauty", minimum=1.0),)))
+    with pytest.raises(CurationError, match="rule on 'beauty'"):
+        job.reselect(dataset.path, wrong, job.Cluster())
+    assert {path: path.read_bytes() for path in dataset.path.rglob("*.json")} == before
 
 
 def test_whole_until_something_is_missing(dataset: Dataset) -> None:

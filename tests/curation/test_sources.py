@@ -74,6 +74,12 @@ def test_missing_file_system_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         list_sources("s3://bucket/footage")
 
 
+def test_what_the_file_system_refuses_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read") as caught:
+        list_sources(str(tmp_path / ("x" * 300)))
+    assert "\n" not in str(caught.value)
+
+
 def test_unknown_scheme_is_one_line() -> None:
     with pytest.raises(InputError, match="not a URI that can be read"):
         list_sources("gopher://nowhere/videos")

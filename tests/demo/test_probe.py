@@ -11,7 +11,8 @@ def test_probe_reads_clean_frames(size_px: int, least_shapes_right: float) -> No
     rng = np.random.default_rng(1)
     right, distances = [], []
     for index in range(150):
-        scene = world.random_scene(rng, world.random_hero(rng, index % 2 == 0), True, clean=True)
+        held_out = index % 2 == 0
+        scene = world.random_scene(rng, world.random_hero(rng, held_out), held_out, clean=True)
         time_s = float(rng.uniform(0, scene.duration_s))
         reading = probe.read_frame(world.draw_scene(scene, time_s, size_px, size_px))
         pose = world.pose_at(scene, time_s)
