@@ -192,6 +192,15 @@ class RunConfig:
     gop_frames: int = 8
     crf: int = 14
 
+    def __post_init__(self) -> None:
+        _require(self.train_fps > 0, "train_fps", self.train_fps, "positive")
+        for name in ("height", "width"):
+            size = getattr(self, name)
+            _require(size >= 2 and size % 2 == 0, name, size, "even and at least 2 (H.264 with yuv420p)")
+        for name in ("min_frames", "gop_frames"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _require(0 <= self.crf <= 51, "crf", self.crf, "in 0..51")
+
 
 @dataclass(frozen=True, kw_only=True)
 class CurationConfig:
@@ -267,15 +276,6 @@ def profile(name: str) -> CurationConfig:
     return PROFILES[name]()
 
 
-def existing_model(path: Path, flag: str, profile_name: str) -> Path:
-    """`path` when it exists, else one line that names the file, the flag and the profile."""
-    if not path.exists():
-        raise CurationError(
-            f"model {path} not found: give its place with {flag}, or use --profile demo (now {profile_name})"
-        )
-    return path
-
-
 def to_dict(config: Any) -> dict[str, Any]:
     """Any config dataclass as JSON-ready values; paths become strings, tuples become lists."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
@@ -291,7 +291,7 @@ def from_json(text: str, config_type: type[T]) -> T:
     """Read what `to_json` wrote.
 
     Raises:
-        CurationError: no JSON, an unknown field, or a value against a rule of the config.
+        CurationError: no JSON, an unknown or missing field, a value of another type or against a rule of the config.
     """
     try:
         values = json.loads(text)
@@ -326,12 +326,22 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         return _build_dataclass(kind, value, where)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
+        if not isinstance(value, list):
+            raise CurationError(f"{where} = {value!r} must be a list")
         return tuple(_build(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if origin in (types.UnionType, typing.Union):
         inner = next(a for a in arguments if a is not type(None))
         return None if value is None else _build(inner, value, where)
     if origin is Literal and value not in arguments:
         raise CurationError(f"{where} = {value!r} must be one of {', '.join(map(str, arguments))}")
+    return value if origin is Literal else _plain(kind, value, where)
+
+
+def _plain(kind: type, value: Any, where: str) -> Any:
+    """`value` as bool, int, float, str or Path; a whole number may stand for a float."""
+    wanted: Any = {Path: str, float: (int, float)}.get(kind, kind)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
+        raise CurationError(f"{where} = {value!r} must be of type {kind.__name__}")
     return Path(value) if kind is Path else value
 
 
@@ -342,4 +352,9 @@ def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
     unknown = sorted(set(value) - set(hints))
     if unknown:
         raise CurationError(f"{where} has no field {unknown[0]!r}: use {', '.join(hints)}")
+    without = (dataclasses.MISSING, dataclasses.MISSING)
+    needed = [item.name for item in dataclasses.fields(kind) if (item.default, item.default_factory) == without]
+    for name in needed:
+        if name not in value:
+            raise CurationError(f"{where} lacks the field {name!r}: add it")
     return kind(**{name: _build(hints[name], item, f"{where}.{name}") for name, item in value.items()})

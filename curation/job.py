@@ -15,8 +15,9 @@ from curation.config import CurationConfig, CurationError
 from curation.manifest import Manifest, Row, VideoRecord, check_output, record_key, video_id_of
 from curation.model_files import check_model_files
 from curation.runs import RunPlan, plan_runs, written_run
+from curation.schema import clips_schema
 from curation.sources import InputError, Source, list_sources
-from curation.stages.select import select
+from curation.stages.select import check_axes, select
 from curation.video import content_hash
 
 HASHING_THREADS = 8
@@ -56,6 +57,7 @@ def curate(place: str, root: Path, config: CurationConfig, where: Cluster) -> st
     Raises CurationError for what the user has to change; what was there is then untouched.
     """
     sources = list_sources(place)
+    _check_rules(config)
     if not check_output(root, config, place):
         check_model_files(config)
     manifest = Manifest.open(root, config, place, len(sources))
@@ -75,11 +77,16 @@ def curate(place: str, root: Path, config: CurationConfig, where: Cluster) -> st
 
 def reselect(root: Path, config: CurationConfig, where: Cluster) -> str:
     """Apply other thresholds and run settings to stored scores; nothing is measured again."""
+    _check_rules(config)
     manifest = Manifest.existing(root)
     with manifest.lock():
         manifest = manifest.with_config(config)
         finish(manifest, where)
     return summary(manifest)
+
+
+def _check_rules(config: CurationConfig) -> None:
+    check_axes((*config.select.rules, *config.runs.mean_rules), clips_schema(1))
 
 
 def plan_work(sources: Sequence[Source], hashes: dict[str, str | None], manifest: Manifest) -> Work:

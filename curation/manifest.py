@@ -105,16 +105,20 @@ class Manifest:
     def open(cls, root: Path, config: CurationConfig, place: str, num_inputs: int) -> "Manifest":
         """Go on with the dataset at `root`, or begin it. Raises OutputError, nothing written, when it is another's."""
         job = check_output(root, config, place)
-        if not job:
+        if new := not job:
             job = {
                 "input": normal_place(place),
                 "config": to_dict(config),
                 "num_shards": max(1, math.ceil(num_inputs / VIDEOS_PER_SHARD)),
                 "embedding_dim": embedding_dim(config.embed),
             }
-            write_json(root / "manifest" / "job.json", job)
         manifest = cls(root, config, int(job["num_shards"]), int(job["embedding_dim"]))
-        manifest._complete()
+        try:
+            if new:
+                write_json(root / "manifest" / "job.json", job)
+            manifest._complete()
+        except OSError as error:
+            raise OutputError(f"output {root} cannot be written ({error}): choose another --output") from error
         return manifest
 
     @classmethod

@@ -51,15 +51,13 @@ def list_sources(place: str) -> list[Source]:
     if "://" not in place:
         place = str(Path(place).expanduser().absolute())
     files, path = _file_system(place)
-    info = files.get_file_info(path)
-    if info.type == fs.FileType.Directory:
-        found = _videos(files.get_file_info(fs.FileSelector(path, recursive=True)))
-    elif info.type == fs.FileType.File:
-        found = [info] if is_video(path) else _listed(files, path, place)
-    elif _WILDCARDS & set(path):
-        found = _matching(files, path)
-    else:
-        raise InputError(f"input {place} does not exist: give a folder, a glob, a list file or a video with --input")
+    try:
+        found = _found(files, path, place)
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"input {place} cannot be read ({reason}): check that it exists and that you may read it"
+        ) from error
     if not found:
         raise InputError(f"input {place} holds no video ({_suffixes()}): give a place that does with --input")
     prefix = place[: -len(path)] if "://" in place else ""
@@ -67,6 +65,17 @@ def list_sources(place: str) -> list[Source]:
     if all(source.size_bytes == 0 for source in sources):
         raise InputError(f"input {place}: all {len(sources)} video files are empty (0 bytes): copy them again")
     return sorted(sources, key=lambda source: source.uri)
+
+
+def _found(files: fs.FileSystem, path: str, place: str) -> Sequence["fs.FileInfo | Source"]:
+    info = files.get_file_info(path)
+    if info.type == fs.FileType.Directory:
+        return _videos(files.get_file_info(fs.FileSelector(path, recursive=True)))
+    if info.type == fs.FileType.File:
+        return [info] if is_video(path) else _listed(files, path, place)
+    if _WILDCARDS & set(path):
+        return _matching(files, path)
+    raise InputError(f"input {place} does not exist: give a folder, a glob, a list file or a video with --input")
 
 
 def is_video(path: str) -> bool:

@@ -7,8 +7,11 @@ Every rule is checked, so a rejected clip carries all its reasons; the names are
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from curation.config import AxisRule, CurationError, SelectConfig
 
@@ -35,6 +38,15 @@ def select(clips: pd.DataFrame, config: SelectConfig) -> tuple[np.ndarray, list[
     names = np.array(list(failures), dtype=object)
     reasons = [names[column].tolist() for column in table.T]
     return np.logical_not(table.any(axis=0)), reasons
+
+
+def check_axes(rules: Iterable[AxisRule], clips: pa.Schema) -> None:
+    """Raise CurationError for the first rule whose axis is no column of numbers: before measuring, not after it."""
+    kinds = {column.name: column.type for column in clips}
+    numbers = [name for name, kind in kinds.items() if pa.types.is_floating(kind) or pa.types.is_integer(kind)]
+    for rule in rules:
+        if rule.axis not in numbers:
+            raise CurationError(f"rule on {rule.axis!r}: clips has no such column of numbers, use {', '.join(numbers)}")
 
 
 def axis_failures(clips: pd.DataFrame, rule: AxisRule) -> dict[str, np.ndarray]:
