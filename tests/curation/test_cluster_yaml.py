@@ -37,9 +37,27 @@ def test_head_and_gpu_worker(cluster: dict[str, Any]) -> None:
 
 
 def test_what_must_not_travel_is_excluded(cluster: dict[str, Any]) -> None:
-    for name in (".venv", ".git", "runs", "__pycache__", "clip.mp4"):
-        assert any(fnmatch.fnmatch(name, pattern) for pattern in cluster["rsync_exclude"]), name
+    for path in (".venv/bin", ".git", "data/toons", "runs/demo", "models/a.pth", "nuwa/__pycache__", "films/clip.mp4"):
+        assert stays(path, cluster["rsync_exclude"]), path
     assert cluster["rsync_filter"] == [".gitignore"]
+
+
+def test_all_of_the_code_travels(cluster: dict[str, Any]) -> None:
+    packages = ("curation", "nuwa", "pipelines", "demo")
+    files = [path.relative_to(ROOT) for package in packages for path in (ROOT / package).rglob("*.py")]
+    assert Path("nuwa/models/mtd.py") in files
+    assert [path for path in files if stays(str(path), cluster["rsync_exclude"])] == []
+
+
+def stays(path: str, patterns: list[str]) -> bool:
+    """Whether rsync leaves `path` out: patterns match any part of it, those with a leading slash the first only."""
+    parts = path.split("/")
+    return any(
+        fnmatch.fnmatchcase(parts[0], pattern[1:])
+        if pattern.startswith("/")
+        else any(fnmatch.fnmatchcase(part, pattern) for part in parts)
+        for pattern in patterns
+    )
 
 
 def test_token_authentication_is_on(cluster: dict[str, Any]) -> None:
