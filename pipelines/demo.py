@@ -58,6 +58,8 @@ def train_stages(config: Demo, output: Path) -> tuple[Path, list[Path]]:
         if run("pipelines.train", stage, *words, "--steps", max(1, round(steps * config.training))) == 0:
             model = folder / "model"
             runs.append(folder)
+        elif (folder / "config.json").is_file():
+            raise NuwaError(f"stopped: the training in {folder} cannot go on, its line above says why")
         else:
             print(f"stage {stage} is left out; the weights from before it go on", flush=True)
     return model, runs

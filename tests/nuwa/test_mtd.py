@@ -205,7 +205,10 @@ def test_order_of_an_up_block_is_equations_7_to_16() -> None:
     model, calls = make_mtd(), []
     block = model.up_blocks[1]
     layer = {
-        "conv, step (7)": block.resnets[0].conv1,
+        "last layer of the block before": model.up_blocks[0].modulations[-1],
+        "upsampling of the block before": model.up_blocks[0].upsamplers[0].conv,
+        "conv (7)": block.resnets[0].conv1,
+        "step (7)": block.resnets[0].time_emb_proj,
         "spatial conv (8)": block.resnets[0].conv2,
         "temporal conv (9)": block.resnets[0].conv2_time,
         "condition (10)": block.modulations[0].condition,

@@ -14,6 +14,7 @@ from nuwa.diffusion.objective import (
     target,
 )
 from nuwa.hierarchy import NuwaError
+from nuwa.train.components import new_scheduler
 
 BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
 ABAR = (1 - BETAS).cumprod(0)
@@ -72,6 +73,21 @@ def test_angular_ddim_update_equals_the_clean_and_noise_form() -> None:
     scheduler.alphas_cumprod = ABAR
     scheduler.set_timesteps(5)  # 800 → 600
     assert (scheduler.step(v, 800, zt).prev_sample - turned).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("num_steps", [5, 20])
+def test_sampling_begins_in_pure_noise_and_ends_at_the_clean_video(num_steps: int) -> None:
+    """The scheduler of new pipelines: zero terminal signal, trailing steps; the exact v brings z_0 back."""
+    scheduler = new_scheduler("v_prediction")
+    scheduler.set_timesteps(num_steps)
+    assert scheduler.alphas_cumprod[-1] == 0
+    assert (scheduler.timesteps[0], len(scheduler.timesteps)) == (999, num_steps)
+    z0, zt, _ = draw()
+    for step in scheduler.timesteps:
+        alpha, sigma = scheduler.alphas_cumprod[step].sqrt(), (1 - scheduler.alphas_cumprod[step]).sqrt()
+        zt = scheduler.step(alpha * (zt - alpha * z0) / sigma - sigma * z0, step, zt).prev_sample
+    assert (zt - z0).abs().max() < 1e-5
+    assert new_scheduler("epsilon").alphas_cumprod[-1] > 0
 
 
 def sampled_variance(noise_power: float) -> float:
