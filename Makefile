@@ -1,7 +1,7 @@
 # make demo   footage → Parquet → training → one long video → runs/demo/report.html      (FOOTAGE=dir: your own videos)
 # make test   the default tests            make test-all   also slow, ray, gpu and browser tests
 # make check  lint, format, types, layers  make fmt        format and fix
-# make weights  train again what ships in demo/weights (hours on two cores)
+# make weights  train successors of what ships in demo/weights (hours on two cores)
 
 PYTHON ?= python3
 BIN := .venv/bin

@@ -1,6 +1,5 @@
 """One way to run a script: parse a frozen dataclass, print it with --dry-run, answer with an exit status."""
 
-import dataclasses
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -15,20 +14,26 @@ from nuwa.hierarchy import NuwaError
 Config = TypeVar("Config")
 
 
-def run(main: Callable[[Config], None], config_type: type[Config], args: Sequence[str] | None = None) -> int:
+def run(
+    main: Callable[[Config], None],
+    config_type: type[Config],
+    args: Sequence[str] | None = None,
+    whole: Callable[[Config], object] = vars,
+) -> int:
     """Parse `args` (default: the command line) into `config_type` and call `main` with it.
 
+    With --dry-run print instead what `whole` makes of the config: everything that decides the result, as JSON.
     Returns the exit status: 0 done, 2 the user must change something (one line on stderr says what and how);
     anything else leaves with its traceback, which Python turns into status 1.
     """
     words = list(sys.argv[1:] if args is None else args)
-    dry_run = "--dry-run" in words
-    config = tyro.cli(config_type, args=[word for word in words if word != "--dry-run"])
-    if dry_run:
-        print(json.dumps(dataclasses.asdict(config), indent=2, default=_as_json))  # type: ignore[call-overload]
-        return 0
+    about = f"{config_type.__doc__}\n\nWith --dry-run it only prints its whole configuration."
+    config = tyro.cli(config_type, args=[word for word in words if word != "--dry-run"], description=about)
     try:
-        main(config)
+        if "--dry-run" in words:
+            print(json.dumps(whole(config), indent=2, default=_as_json))
+        else:
+            main(config)
     except (CurationError, NuwaError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

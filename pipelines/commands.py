@@ -6,8 +6,6 @@ import sys
 import time
 from pathlib import Path
 
-from nuwa.hierarchy import NuwaError
-
 Word = str | Path | float
 
 
@@ -27,6 +25,6 @@ def run(module: str, *words: Word) -> int:
 
 
 def must_run(module: str, *words: Word) -> None:
-    """Like `run`; raises NuwaError where the command said what to change."""
+    """Like `run`; where the command said what to change, that line stands and this process ends with status 2 too."""
     if run(module, *words):
-        raise NuwaError(f"stopped: {module} cannot go on, its line above says why")
+        sys.exit(2)

@@ -62,7 +62,17 @@ def load_profile(name: str) -> CurationConfig:
         raise CurationError(
             f"profile {path} does not exist: give demo, svd, or a JSON file like a dataset's config.json"
         )
-    return curation_config.from_json(path.read_text(), CurationConfig)
+    try:
+        return curation_config.from_json(path.read_text("utf-8"), CurationConfig)
+    except UnicodeDecodeError as error:
+        raise CurationError(
+            f"profile {path} is no text ({error}): give a JSON file like a dataset's config.json"
+        ) from error
+
+
+def whole_config(config: Curate) -> dict[str, object]:
+    """The script's own settings and those of every stage."""
+    return {**vars(config), "stages": curation_config.to_dict(load_profile(config.profile))}
 
 
 def _verify(output: Path) -> None:
@@ -80,4 +90,4 @@ def _verify(output: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main, Curate))
+    sys.exit(cli.run(main, Curate, whole=whole_config))

@@ -37,5 +37,10 @@ def main(config: Train) -> None:
     print(f"model: {settings.output / 'model'}")
 
 
+def whole_config(config: Train) -> dict[str, object]:
+    """The settings with the defaults of the stage filled in."""
+    return vars(resolve(config))
+
+
 if __name__ == "__main__":
-    sys.exit(cli.run(main, Train))
+    sys.exit(cli.run(main, Train, whole=whole_config))

@@ -100,11 +100,12 @@ def _easyocr(config: TextConfig) -> Callable[[np.ndarray], Boxes]:
             f"text detector weights {place} not found: put {CRAFT_FILE} there, or use --profile demo (RapidOCR)"
         )
     import easyocr
+    import torch
 
     try:
         reader = easyocr.Reader(
             ["en"],
-            gpu=False,
+            gpu=torch.cuda.is_available(),
             recognizer=False,
             download_enabled=False,
             verbose=False,
