@@ -103,7 +103,7 @@ def load_pipeline(folder: str | Path) -> NuwaXLPipeline:
         _check_component(folder / name)
     logging.disable_progress_bar()
     try:
-        pipe = NuwaXLPipeline.from_pretrained(folder, local_files_only=True)
+        pipe = NuwaXLPipeline.from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False)
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, ImportError) as error:
         line = " ".join(str(error).split())
         raise NuwaError(f"pipeline folder {folder} cannot be loaded ({line}); train or copy it again") from error
