@@ -13,6 +13,7 @@ from nuwa.hierarchy import NuwaError
 from nuwa.models.mtd_blocks import DownBlock, MidBlock, UpBlock
 from nuwa.nn.embedding import ClipEmbedding
 from nuwa.nn.frames import fold, unfold
+from nuwa.nn.inflation import load_image_weights
 from nuwa.nn.modulation import Cascade, Control
 
 DOWN_BLOCKS = ("CrossAttnDownBlock2D", "DownBlock2D")
@@ -105,14 +106,7 @@ class MaskTemporalUNet(ModelMixin, ConfigMixin):
 
     def load_image_state(self, state: dict[str, torch.Tensor]) -> None:
         """Take over the weights of a 2-D U-Net, key for key."""
-        missing = self._image_keys - state.keys()
-        unexpected = state.keys() - self._image_keys
-        if missing or unexpected:
-            raise NuwaError(
-                f"weights are not those of this image U-Net: missing {sorted(missing)[:3]}, "
-                f"unexpected {sorted(unexpected)[:3]}; give weights of the same configuration"
-            )
-        self.load_state_dict(state, strict=False)
+        load_image_weights(self, self._image_keys, state, "image U-Net")
 
     def image_unet(self) -> UNet2DConditionModel:
         """The spatial weights as a 2-D U-Net of their own (a copy)."""

@@ -12,6 +12,7 @@ from torch import nn
 from nuwa.hierarchy import NuwaError
 from nuwa.models.vae_blocks import TemporalDecoder, TemporalEncoder
 from nuwa.nn.frames import fold, unfold
+from nuwa.nn.inflation import load_image_weights
 
 DOWN_BLOCKS = ("DownEncoderBlock2D", "AttnDownEncoderBlock2D")
 UP_BLOCKS = ("UpDecoderBlock2D", "AttnUpDecoderBlock2D")
@@ -115,14 +116,7 @@ class TemporalVAE(ModelMixin, ConfigMixin):
 
     def load_image_state(self, state: dict[str, torch.Tensor]) -> None:
         """Take over the weights of an image autoencoder, key for key."""
-        missing = self._image_keys - state.keys()
-        unexpected = state.keys() - self._image_keys
-        if missing or unexpected:
-            raise NuwaError(
-                f"weights are not those of this image autoencoder: missing {sorted(missing)[:3]}, "
-                f"unexpected {sorted(unexpected)[:3]}; give weights of the same configuration"
-            )
-        self.load_state_dict(state, strict=False)
+        load_image_weights(self, self._image_keys, state, "image autoencoder")
 
     def image_vae(self) -> AutoencoderKL:
         """The spatial weights as an image autoencoder of their own (a copy)."""
