@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from curation.config import CurationError
 from curation.video import decode
 from pipelines import cli
 
@@ -46,6 +47,8 @@ def panel(frames: list[Image], prompt: str) -> Image:
 
 def main(config: Picture) -> None:
     """Read the record beside the video, choose frames evenly within every prompt, and write the picture."""
+    if not config.video.with_suffix(".json").is_file():
+        raise CurationError(f"{config.video} has no .json beside it: give a video that pipelines.generate wrote")
     prompts: list[str] = json.loads(config.video.with_suffix(".json").read_text())["prompts"]
     frames = [frame.image for frame in decode(str(config.video))]
     panels, first = [], 0

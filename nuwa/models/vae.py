@@ -110,6 +110,11 @@ class TemporalVAE(ModelMixin, ConfigMixin):
     def from_image_vae(cls, vae: AutoencoderKL, temporal_kernel: int = 3) -> Self:
         """The autoencoder of videos that equals `vae` frame by frame; weights are copied. NuwaError if unsupported."""
         options = {name: vae.config[name] for name in IMAGE_OPTIONS}
+        shifted = [name for name in ("shift_factor", "latents_mean", "latents_std") if options[name] is not None]
+        if shifted:
+            raise NuwaError(
+                f"autoencoders with {shifted[0]} are not supported: latents are scaled only; use another one"
+            )
         model = cls(**options, temporal_kernel=temporal_kernel)
         model.load_image_state(vae.state_dict())
         return model if model.dtype == vae.dtype else model.to(vae.dtype)

@@ -201,3 +201,9 @@ def test_what_does_not_fit_is_refused() -> None:
         vae.decode(torch.zeros(1, 5, 2, 4, 4))
     with pytest.raises(NuwaError, match="ResnetDownsampleBlock2D"):
         TemporalVAE(down_block_types=("ResnetDownsampleBlock2D",))
+
+
+def test_a_shifted_autoencoder_is_refused() -> None:
+    image = AutoencoderKL(block_out_channels=(32,), norm_num_groups=8, shift_factor=0.1)
+    with pytest.raises(NuwaError, match="shift_factor"):
+        TemporalVAE.from_image_vae(image)
