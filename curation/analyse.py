@@ -51,8 +51,7 @@ def analyse_video(uri: str, config: CurationConfig, source_sha256: str | None = 
 
     Status `failed` carries error_stage, error_type and error_message and no clips (frames before the damage
     are not used); `empty` is a readable file with no moving picture. `source_sha256` is computed when not
-    given. With `config.decode.isolated` the work happens in a child process, so that not even a crash or a
-    hang of the decoder gets out.
+    given. The work happens in a child process, so that not even a crash or a hang of the decoder gets out.
     """
     video: dict[str, object] = {"source_uri": uri, "source_sha256": source_sha256}
     try:
@@ -61,9 +60,7 @@ def analyse_video(uri: str, config: CurationConfig, source_sha256: str | None = 
         return _failed(video, "read", error)
     video |= {"source_sha256": digest, "video_id": schema.video_id(digest), "size_bytes": size}
     try:
-        if config.decode.isolated:
-            return _worker(config).call(video, config)
-        return decode_pass(video, config)
+        return _worker(config).call(video, config)
     except WorkerDiedError as error:
         return _failed(video, "decode", error)
 

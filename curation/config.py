@@ -1,24 +1,15 @@
-"""Configuration of the curation pipeline: one frozen dataclass per stage, thresholds with their units, two
-profiles.
+"""Configuration of the curation pipeline: one frozen dataclass per stage, thresholds with their units.
 
-`demo()` (the default) runs anywhere on the small models that ship with the repository; `svd()` follows the
-recipe of Stable Video Diffusion (arXiv 2311.15127, Sec. 3 and App. C) with models the user provides.
-Importing this file imports no model library.
+`curation.profiles` fills it in; `curation.config_json` stores it. Importing this file imports no model library.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent.parent / "demo" / "weights"
-T = TypeVar("T")
 
 
 class CurationError(ValueError):
@@ -38,13 +29,11 @@ class DecodeConfig:
     dissolves.
     """
     time_limit_s: float = 1800.0
-    """A video whose decoding takes longer counts as failed."""
-    isolated: bool = True
-    """Decode in a child process that can be killed: survives crashes and hangs of the decoder, costs a
-    process per video.
-    """
+    """A decoder that works longer on one video is killed."""
     memory_limit_bytes: int = 8 << 30
-    """Address space of the child process when `isolated`."""
+    """Address space of the process that decodes; past it the video has failed."""
+    max_attempts: int = 3
+    """A video whose decoder died or hung is tried this often, then quarantined."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,18 +123,49 @@ class AestheticsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionConfig:
-    """Image caption (middle frame), video caption (2x2 grid of four frames) and their merger."""
+    """Image caption: CoCa on the middle frame."""
 
     weights: Path = SHIPPED_WEIGHTS / "coca"
     """As in EmbedConfig; the model must be a CoCa."""
     architecture: str | None = None
+    decoding: Literal["greedy", "top_k", "beam"] = "greedy"
     max_tokens: int = 16
     batch_size: int = 16
     top_k: int = 1
-    """1 decodes greedily, more samples among the k likeliest tokens."""
+    """For decoding top_k: sample among the k likeliest tokens."""
     seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoCaptionConfig:
+    """Video caption: of frames spaced evenly over the clip."""
+
+    model: Literal["coca_grid", "transformers"] = "coca_grid"
+    """coca_grid: CoCa on a 2x2 grid of four frames. transformers: any image-text-to-text model of that library."""
+    weights: Path = SHIPPED_WEIGHTS / "coca"
+    """coca_grid: as in CaptionConfig. transformers: a folder as its save_pretrained writes."""
+    architecture: str | None = None
+    max_tokens: int = 16
+    batch_size: int = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeConfig:
+    """The third caption, merged from the other two, and which of the three becomes `caption`."""
+
+    llm_url: str | None = None
+    """Base URL of an OpenAI-compatible endpoint; null merges by a template, offline and deterministic."""
+    llm_model: str | None = None
     chosen: Literal["coca", "video", "llm"] = "video"
-    """Which of caption_coca, caption_video, caption_llm becomes `caption`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DedupConfig:
+    """Duplicates among clips: exact ones by their decoded frames, semantic ones by their embeddings."""
+
+    exact: bool = True
+    eps: float | None = None
+    """Clips whose embeddings have a cosine of at least 1 - eps are duplicates; null looks at exact copies only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +223,16 @@ class RunConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClipFileConfig:
+    """Files of single kept clips (`--materialize`), beside the runs."""
+
+    materialize: Literal["none", "copy", "encode", "auto"] = "none"
+    """none: the index only. copy: packets as they are, from the first key frame inside the clip on. encode: H.264 at
+    training size. auto: copies where no more than `largest_loss_frac` of the clip is lost, encodes otherwise."""
+    largest_loss_frac: float = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
 class CurationConfig:
     """All stages, in the order in which a clip meets them."""
 
@@ -211,150 +241,17 @@ class CurationConfig:
     scenes: SceneConfig = field(default_factory=SceneConfig)
     motion: MotionConfig = field(default_factory=MotionConfig)
     text: TextConfig = field(default_factory=TextConfig)
+    caption: CaptionConfig = field(default_factory=CaptionConfig)
+    video_caption: VideoCaptionConfig = field(default_factory=VideoCaptionConfig)
+    merge: MergeConfig = field(default_factory=MergeConfig)
     embed: EmbedConfig = field(default_factory=EmbedConfig)
     aesthetics: AestheticsConfig = field(default_factory=AestheticsConfig)
-    caption: CaptionConfig = field(default_factory=CaptionConfig)
+    dedup: DedupConfig = field(default_factory=DedupConfig)
     select: SelectConfig = field(default_factory=SelectConfig)
     runs: RunConfig = field(default_factory=RunConfig)
-
-
-def demo() -> CurationConfig:
-    """Small shipped models, thresholds made for the toon footage, fades through black detected."""
-    rules = (
-        AxisRule(axis="duration_s", minimum=1.0),
-        AxisRule(axis="motion_score", minimum=0.0075),
-        AxisRule(axis="ocr_area_ratio", maximum=0.07),
-        AxisRule(axis="aesthetic_score", minimum=5.0),
-        AxisRule(axis="clip_similarity", drop_lowest_frac=0.1),
-    )
-    return CurationConfig(
-        profile="demo",
-        scenes=SceneConfig(adaptive_threshold=2.5, fade_threshold=12.0, dissolve_window_frames=16),
-        motion=MotionConfig(short_side_px=48, blur_px=1.5),
-        select=SelectConfig(rules=rules),
-    )
-
-
-def svd() -> CurationConfig:
-    """Stable Video Diffusion's recipe (Sec. 3, App. C, E.2); model files are expected under models/ of the
-    working directory.
-    """
-    rules = (
-        AxisRule(axis="duration_s", minimum=2.0),
-        AxisRule(axis="motion_score", drop_lowest_frac=0.25),
-        AxisRule(axis="aesthetic_score", drop_lowest_frac=0.25),
-        AxisRule(axis="clip_similarity", drop_lowest_frac=0.5),
-        AxisRule(axis="ocr_area_ratio", maximum=0.07, drop_highest_frac=0.25),
-    )
-    models = Path("models")
-    return CurationConfig(
-        profile="svd",
-        decode=DecodeConfig(key_frame_px=448),
-        scenes=SceneConfig(fade_threshold=12.0),
-        text=TextConfig(detector="easyocr", weights_dir=models / "easyocr", canvas_px=640),
-        embed=EmbedConfig(weights=models / "clip-vit-l-14-openai.safetensors", architecture="ViT-L-14-quickgelu"),
-        aesthetics=AestheticsConfig(head=models / "sa_0_4_vit_l_14_linear.pth"),
-        caption=CaptionConfig(
-            weights=models / "coca-vit-l-14.safetensors", architecture="coca_ViT-L-14", max_tokens=30
-        ),
-        select=SelectConfig(rules=rules),
-        runs=RunConfig(height=256, width=256, crf=18),
-    )
-
-
-PROFILES = {"demo": demo, "svd": svd}
-
-
-def profile(name: str) -> CurationConfig:
-    """The named profile.
-
-    Raises:
-        CurationError: unknown name.
-    """
-    if name not in PROFILES:
-        raise CurationError(f"unknown profile {name!r}: use --profile with one of {', '.join(sorted(PROFILES))}")
-    return PROFILES[name]()
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """Any config dataclass as JSON-ready values; paths become strings, tuples become lists."""
-    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    return plain
-
-
-def to_json(config: Any) -> str:
-    """Any config dataclass as indented JSON."""
-    return json.dumps(to_dict(config), indent=2)
-
-
-def from_json(text: str, config_type: type[T]) -> T:
-    """Read what `to_json` wrote.
-
-    Raises:
-        CurationError: no JSON, an unknown or missing field, a value of another type or against a rule of the config.
-    """
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CurationError(
-            f"the configuration is not JSON ({error}): restore it or start with a new output"
-        ) from error
-    return typing.cast(T, _build(config_type, values, config_type.__name__))
-
-
-def fingerprint(config: Any) -> str:
-    """16 hex digits that change with any value of `config`; of a path only the last two parts count, so a
-    moved checkout keeps it.
-    """
-    plain = json.dumps(dataclasses.asdict(config), default=_path_tail, sort_keys=True)
-    return hashlib.sha256(plain.encode()).hexdigest()[:16]
-
-
-def _path_tail(value: object) -> str:
-    assert isinstance(value, Path), f"only paths need help to become JSON, not {value!r}"
-    return "/".join(value.parts[-2:])
+    clip_files: ClipFileConfig = field(default_factory=ClipFileConfig)
 
 
 def _require(holds: bool, name: str, value: object, rule: str) -> None:
     if not holds:
         raise CurationError(f"{name} = {value!r} must be {rule}")
-
-
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """`value` from JSON as `kind` (dataclass, tuple of one type, optional, Path or plain)."""
-    if dataclasses.is_dataclass(kind):
-        return _build_dataclass(kind, value, where)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise CurationError(f"{where} = {value!r} must be a list")
-        return tuple(_build(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if origin in (types.UnionType, typing.Union):
-        inner = next(a for a in arguments if a is not type(None))
-        return None if value is None else _build(inner, value, where)
-    if origin is Literal and value not in arguments:
-        raise CurationError(f"{where} = {value!r} must be one of {', '.join(map(str, arguments))}")
-    return value if origin is Literal else _plain(kind, value, where)
-
-
-def _plain(kind: type, value: Any, where: str) -> Any:
-    """`value` as bool, int, float, str or Path; a whole number may stand for a float."""
-    wanted: Any = {Path: str, float: (int, float)}.get(kind, kind)
-    if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
-        raise CurationError(f"{where} = {value!r} must be of type {kind.__name__}")
-    return Path(value) if kind is Path else value
-
-
-def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise CurationError(f"{where} = {value!r} must be an object with fields")
-    hints = typing.get_type_hints(kind)
-    unknown = sorted(set(value) - set(hints))
-    if unknown:
-        raise CurationError(f"{where} has no field {unknown[0]!r}: use {', '.join(hints)}")
-    without = (dataclasses.MISSING, dataclasses.MISSING)
-    needed = [item.name for item in dataclasses.fields(kind) if (item.default, item.default_factory) == without]
-    for name in needed:
-        if name not in value:
-            raise CurationError(f"{where} lacks the field {name!r}: add it")
-    return kind(**{name: _build(hints[name], item, f"{where}.{name}") for name, item in value.items()})

@@ -28,16 +28,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation import schema
-from curation.config import (
-    CurationConfig,
-    CurationError,
-    RunConfig,
-    SelectConfig,
-    fingerprint,
-    from_json,
-    to_dict,
-    to_json,
-)
+from curation.config import CurationConfig, CurationError, RunConfig, SelectConfig
+from curation.config_json import fingerprint, from_json, to_dict, to_json
 from curation.model_files import embedding_dim
 from curation.sources import Source
 

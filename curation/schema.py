@@ -50,7 +50,7 @@ VIDEOS = pa.schema([
 
 def clips_schema(embedding_dim: int) -> pa.Schema:
     """Schema of `clips`; `embedding_dim` is the width d of the CLIP model's image embedding."""
-    return pa.schema([*_SPAN, *_SCORES, _embedding(embedding_dim), *_CAPTIONS, *_DECISION])
+    return pa.schema([*_SPAN, *_SCORES, *_embeddings(embedding_dim), *_CAPTIONS, *_DECISION, *_FILE])
 
 
 _SPAN = [
@@ -59,7 +59,6 @@ _SPAN = [
     _column("clip_index", _I32, "scenes", "0..", "order in the video", nullable=False),
     _column("source_uri", _STR, "input", "URI", "where the video was read", nullable=False),
     _column("source_sha256", _STR, "input", "hex", "hash of the source's bytes", nullable=False),
-    _column("file_name", _STR, "runs", "path", "clip file relative to the dataset; null unless written"),
     _column("start_s", _F64, "scenes", "s", "presentation time of the first frame", nullable=False),
     _column("end_s", _F64, "scenes", "s", "presentation time just after the last frame", nullable=False),
     _column("duration_s", _F64, "scenes", "s", "end_s - start_s", nullable=False),
@@ -72,6 +71,7 @@ _SPAN = [
     _column("height", _I32, "decode", "px", "as displayed", nullable=False),
     _column("cut_in", _STR, "scenes", "one of CUT_KINDS", "what the clip begins with", nullable=False),
     _column("cut_out", _STR, "scenes", "one of CUT_KINDS", "what it ends with", nullable=False),
+    _column("content_digest", _STR, "decode", "hex", "hash of the decoded frames at detection size: exact copies share it"),
 ]  # fmt: skip
 
 _SCORES = [
@@ -86,6 +86,9 @@ _SCORES = [
     _column("clip_similarity_coca", _F32, "embed", "-1..1", "the same with caption_coca"),
     _column("clip_similarity_video", _F32, "embed", "-1..1", "the same with caption_video"),
     _column("clip_similarity_llm", _F32, "embed", "-1..1", "the same with caption_llm"),
+    _column("clip_similarity_coca_frames", pa.list_(_F32), "embed", "-1..1", "caption_coca and each of the three frames"),
+    _column("clip_similarity_video_frames", pa.list_(_F32), "embed", "-1..1", "caption_video and each frame"),
+    _column("clip_similarity_llm_frames", pa.list_(_F32), "embed", "-1..1", "caption_llm and each frame"),
 ]  # fmt: skip
 
 _CAPTIONS = [
@@ -100,6 +103,15 @@ _DECISION = [
     _column("dup_similarity", _F32, "dedup", "-1..1", "cosine to it"),
     _column("keep", _BOOL, "select", "bool", "null before selection"),
     _column("filter_reasons", pa.list_(_STR), "select", "names", "every rule that failed; empty when kept"),
+]  # fmt: skip
+
+_FILE = [
+    _column("file_name", _STR, "clip_files", "path", "clip file relative to the dataset; null unless written"),
+    _column("file_method", _STR, "clip_files", "copy or encode", "how it was written"),
+    _column("file_start_s", _F64, "clip_files", "s", "presentation time, in the source, of the file's first frame"),
+    _column("file_end_s", _F64, "clip_files", "s", "presentation time, in the source, just after its last frame"),
+    _column("file_num_frames", _I32, "clip_files", "count", "frames in the file"),
+    _column("file_loss_frac", _F32, "clip_files", "0..1", "share of the clip's duration that the file lacks"),
 ]  # fmt: skip
 
 RUNS = pa.schema([
@@ -137,6 +149,9 @@ def clip_id(source_sha256: str, start_pts: int, end_pts: int) -> str:
     return hashlib.sha256(f"{source_sha256}:{start_pts}:{end_pts}".encode()).hexdigest()[:16]
 
 
-def _embedding(dim: int) -> pa.Field:
+def _embeddings(dim: int) -> list[pa.Field]:
     kind = pa.list_(pa.float16(), dim)
-    return _column("clip_embedding", kind, "embed", "unit length", "L2-normalised mean of the three frames' embeddings")
+    return [
+        _column("clip_embedding", kind, "embed", "unit length", "L2-normalised mean of the three frames' embeddings"),
+        _column("frame_embeddings", pa.list_(kind), "embed", "unit length", "of first, middle and last frame"),
+    ]

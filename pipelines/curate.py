@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from curation import config as curation_config
+from curation import config_json, profiles
 from curation.config import CurationConfig, CurationError
 from pipelines import cli
 
@@ -57,13 +57,13 @@ def load_profile(name: str) -> CurationConfig:
     """A named profile, or a curation config in a JSON file."""
     path = Path(name)
     if path.suffix != ".json":
-        return curation_config.profile(name)
+        return profiles.profile(name)
     if not path.is_file():
         raise CurationError(
             f"profile {path} does not exist: give demo, svd, or a JSON file like a dataset's config.json"
         )
     try:
-        return curation_config.from_json(path.read_text("utf-8"), CurationConfig)
+        return config_json.from_json(path.read_text("utf-8"), CurationConfig)
     except UnicodeDecodeError as error:
         raise CurationError(
             f"profile {path} is no text ({error}): give a JSON file like a dataset's config.json"
@@ -72,7 +72,7 @@ def load_profile(name: str) -> CurationConfig:
 
 def whole_config(config: Curate) -> dict[str, object]:
     """The script's own settings and those of every stage."""
-    return {**vars(config), "stages": curation_config.to_dict(load_profile(config.profile))}
+    return {**vars(config), "stages": config_json.to_dict(load_profile(config.profile))}
 
 
 def _verify(output: Path) -> None:

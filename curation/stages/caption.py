@@ -117,4 +117,4 @@ class Captioner:
 
     def _choose(self, image: str, video: str) -> Captions:
         chosen = {"coca": image, "video": video, "llm": merge(image, video)}
-        return Captions(image, video, chosen["llm"], chosen[self.config.chosen])
+        return Captions(image, video, chosen["llm"], chosen["video"])

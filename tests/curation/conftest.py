@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from curation import config as curation_config
+from curation import profiles
 from curation.config import AestheticsConfig, CaptionConfig, CurationConfig, EmbedConfig
 from curation.video import write_video
 
@@ -28,7 +28,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def random_config(model_folder: Path) -> CurationConfig:
     """The demo profile on the random models."""
     return dataclasses.replace(
-        curation_config.demo(),
+        profiles.demo(),
         embed=EmbedConfig(weights=model_folder / "coca"),
         caption=CaptionConfig(weights=model_folder / "coca"),
         aesthetics=AestheticsConfig(head=model_folder / "aesthetic.safetensors"),

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from curation.config import AxisRule, CurationConfig, SelectConfig, to_dict
+from curation.config import AxisRule, CurationConfig, SelectConfig
+from curation.config_json import to_dict
 from curation.manifest import Manifest, write_json
 from curation.stages.select import select
 from curation.video import write_video

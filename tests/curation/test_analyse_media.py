@@ -14,8 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from curation import config as curation_config
-from curation import schema
+from curation import profiles, schema
 from curation.analyse import VideoAnalysis, analyse_video
 from curation.config import CurationConfig, DecodeConfig, SceneConfig
 from curation.isolation import KillableWorker, WorkerDiedError
@@ -70,7 +69,7 @@ def test_cuts_are_those_peers_publish(
 
 
 def test_clips_of_a_film(film: Path) -> None:
-    analysis = analyse_video(str(film), here(curation_config.demo()))
+    analysis = analyse_video(str(film), here(profiles.demo()))
     assert analysis.video["status"] == "ok"
     assert (analysis.video["num_frames"], analysis.video["num_clips"]) == (96, 2)
     first, second = (clip.row for clip in analysis.clips)
@@ -84,7 +83,7 @@ def test_clips_of_a_film(film: Path) -> None:
 
 
 def test_rows_fit_the_schema_and_frames_are_of_their_clip(film: Path) -> None:
-    analysis = analyse_video(str(film), here(curation_config.demo()))
+    analysis = analyse_video(str(film), here(profiles.demo()))
     table = pa.Table.from_pylist([clip.row for clip in analysis.clips], schema=schema.clips_schema(8))
     assert table["clip_id"].null_count == 0
     for clip, ground in zip(analysis.clips, ((200, 60, 40), (20, 90, 200)), strict=True):
@@ -97,13 +96,13 @@ def test_rows_fit_the_schema_and_frames_are_of_their_clip(film: Path) -> None:
 def test_ids_are_stable(film: Path, tmp_path: Path) -> None:
     copy = tmp_path / "other name.mp4"
     copy.write_bytes(film.read_bytes())
-    ids = [[c.row["clip_id"] for c in analyse_video(str(p), here(curation_config.demo())).clips] for p in (film, copy)]
+    ids = [[c.row["clip_id"] for c in analyse_video(str(p), here(profiles.demo())).clips] for p in (film, copy)]
     assert ids[0] == ids[1]
     assert len(set(ids[0])) == 2
 
 
 def test_long_scenes_are_split(film: Path) -> None:
-    config = here(curation_config.demo())
+    config = here(profiles.demo())
     config = dataclasses.replace(config, scenes=dataclasses.replace(config.scenes, max_clip_s=1.25))
     rows = [clip.row for clip in analyse_video(str(film), config).clips]
     assert [row["num_frames"] for row in rows] == [20, 20, 8, 20, 20, 8]
@@ -115,20 +114,20 @@ def test_long_scenes_are_split(film: Path) -> None:
 def test_bad_files_are_failed_rows(tmp_path: Path, name: str, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    video = analyse_video(str(tmp_path / name), here(curation_config.demo())).video
+    video = analyse_video(str(tmp_path / name), here(profiles.demo())).video
     assert video["status"] == "failed"
     assert video["error_stage"] == ("read" if content is None else "decode")
     assert "\n" not in str(video["error_message"])
 
 
 def test_decoding_time_is_limited(film: Path) -> None:
-    config = dataclasses.replace(curation_config.demo(), decode=DecodeConfig(isolated=False, time_limit_s=0.0))
+    config = dataclasses.replace(profiles.demo(), decode=DecodeConfig(isolated=False, time_limit_s=0.0))
     video = analyse_video(str(film), config).video
     assert (video["status"], video["error_type"]) == ("failed", "VideoDecodeError")
 
 
 def test_child_process_gives_the_same_answer(film: Path) -> None:
-    inside, outside = (analyse_video(str(film), c) for c in (here(curation_config.demo()), curation_config.demo()))
+    inside, outside = (analyse_video(str(film), c) for c in (here(profiles.demo()), profiles.demo()))
     assert [clip.row for clip in inside.clips] == [clip.row for clip in outside.clips]
     assert all(np.array_equal(a.frames, b.frames) for a, b in zip(inside.clips, outside.clips, strict=True))
 
@@ -148,7 +147,7 @@ def test_worker_survives_a_crash_and_a_hang() -> None:
 @pytest.mark.slow
 def test_every_file_ends_in_exactly_one_status(media: Callable[[str], Path]) -> None:
     files = sorted(path for path in media(".").rglob("*") if path.is_file())
-    analyses: dict[Path, VideoAnalysis] = {path: analyse_video(str(path), curation_config.demo()) for path in files}
+    analyses: dict[Path, VideoAnalysis] = {path: analyse_video(str(path), profiles.demo()) for path in files}
     statuses = Counter(str(analysis.video["status"]) for analysis in analyses.values())
     assert sum(statuses.values()) == len(files)
     assert set(statuses) == {"ok", "empty", "failed"}

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from curation.config import AxisRule, CurationConfig, EmbedConfig, RunConfig, SelectConfig, to_json
+from curation.config import AxisRule, CurationConfig, EmbedConfig, RunConfig, SelectConfig
+from curation.config_json import to_json
 from pipelines import cli
 from pipelines.curate import Curate, load_profile, main
 

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from curation.config import AxisRule, CurationError, SelectConfig, svd
+from curation.config import AxisRule, CurationError, SelectConfig
+from curation.profiles import svd
 from curation.stages.select import bounds, select
 
 

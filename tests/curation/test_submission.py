@@ -19,7 +19,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from curation.config import CurationConfig, to_json
+from curation.config import CurationConfig
+from curation.config_json import to_json
 
 pytestmark = pytest.mark.ray
 

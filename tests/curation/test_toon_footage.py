@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from curation import config as curation_config
+from curation import profiles
 from curation.analyse import ClipAnalysis, analyse_video
 from curation.config import AxisRule, SelectConfig
 from curation.stages.select import select
@@ -23,7 +23,7 @@ Filmed = list[tuple[world.Episode, list[ClipAnalysis]]]
 
 
 def analysed(episode: world.Episode, path: Path) -> list[ClipAnalysis]:
-    demo = curation_config.demo()
+    demo = profiles.demo()
     config = dataclasses.replace(demo, decode=dataclasses.replace(demo.decode, isolated=False))
     write_video(path, world.frames(episode, 128, 128), FPS, gop_frames=48)
     analysis = analyse_video(str(path), config)
@@ -82,7 +82,7 @@ def test_cuts_are_found_and_named(filmed: Filmed, kind: str, tolerance: int, bar
 
 
 def rejected_for_motion(clips: list[ClipAnalysis]) -> np.ndarray:
-    rule: AxisRule = next(rule for rule in curation_config.demo().select.rules if rule.axis == "motion_score")
+    rule: AxisRule = next(rule for rule in profiles.demo().select.rules if rule.axis == "motion_score")
     table = pd.DataFrame({"motion_score": [clip.row["motion_score"] for clip in clips]})
     return np.logical_not(select(table, SelectConfig(rules=(rule,)))[0])
 
@@ -119,7 +119,7 @@ def auc(positive: np.ndarray, negative: np.ndarray) -> float:
 
 
 def test_text_scenes_rank_above_plain_ones(filmed: Filmed) -> None:
-    detector: Callable[[ClipAnalysis], float] = _mean_area(TextDetector(curation_config.demo().text))
+    detector: Callable[[ClipAnalysis], float] = _mean_area(TextDetector(profiles.demo().text))
     areas: dict[bool, list[float]] = {True: [], False: []}
     for episode, clips in filmed:
         for clip in clips:

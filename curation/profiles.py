@@ -1,0 +1,78 @@
+"""The two profiles: `demo()` (the default) runs anywhere, on the small models that ship with the repository; `svd()`
+follows the recipe of Stable Video Diffusion (arXiv 2311.15127, Sec. 3 and App. C) with models the user provides.
+"""
+
+from pathlib import Path
+
+from curation.config import (
+    AestheticsConfig,
+    AxisRule,
+    CaptionConfig,
+    CurationConfig,
+    CurationError,
+    DecodeConfig,
+    EmbedConfig,
+    MotionConfig,
+    RunConfig,
+    SceneConfig,
+    SelectConfig,
+    TextConfig,
+)
+
+
+def demo() -> CurationConfig:
+    """Small shipped models, thresholds made for the toon footage, fades through black detected."""
+    rules = (
+        AxisRule(axis="duration_s", minimum=1.0),
+        AxisRule(axis="motion_score", minimum=0.0075),
+        AxisRule(axis="ocr_area_ratio", maximum=0.07),
+        AxisRule(axis="aesthetic_score", minimum=5.0),
+        AxisRule(axis="clip_similarity", drop_lowest_frac=0.1),
+    )
+    return CurationConfig(
+        profile="demo",
+        scenes=SceneConfig(adaptive_threshold=2.5, fade_threshold=12.0, dissolve_window_frames=16),
+        motion=MotionConfig(short_side_px=48, blur_px=1.5),
+        select=SelectConfig(rules=rules),
+    )
+
+
+def svd() -> CurationConfig:
+    """Stable Video Diffusion's recipe (Sec. 3, App. C, E.2); model files are expected under models/ of the
+    working directory.
+    """
+    rules = (
+        AxisRule(axis="duration_s", minimum=2.0),
+        AxisRule(axis="motion_score", drop_lowest_frac=0.25),
+        AxisRule(axis="aesthetic_score", drop_lowest_frac=0.25),
+        AxisRule(axis="clip_similarity", drop_lowest_frac=0.5),
+        AxisRule(axis="ocr_area_ratio", maximum=0.07, drop_highest_frac=0.25),
+    )
+    models = Path("models")
+    return CurationConfig(
+        profile="svd",
+        decode=DecodeConfig(key_frame_px=448),
+        scenes=SceneConfig(fade_threshold=12.0),
+        text=TextConfig(detector="easyocr", weights_dir=models / "easyocr", canvas_px=640),
+        embed=EmbedConfig(weights=models / "clip-vit-l-14-openai.safetensors", architecture="ViT-L-14-quickgelu"),
+        aesthetics=AestheticsConfig(head=models / "sa_0_4_vit_l_14_linear.pth"),
+        caption=CaptionConfig(
+            weights=models / "coca-vit-l-14.safetensors", architecture="coca_ViT-L-14", max_tokens=30
+        ),
+        select=SelectConfig(rules=rules),
+        runs=RunConfig(height=256, width=256, crf=18),
+    )
+
+
+PROFILES = {"demo": demo, "svd": svd}
+
+
+def profile(name: str) -> CurationConfig:
+    """The named profile.
+
+    Raises:
+        CurationError: unknown name.
+    """
+    if name not in PROFILES:
+        raise CurationError(f"unknown profile {name!r}: use --profile with one of {', '.join(sorted(PROFILES))}")
+    return PROFILES[name]()
