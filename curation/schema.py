@@ -71,7 +71,7 @@ _SPAN = [
     _column("height", _I32, "decode", "px", "as displayed", nullable=False),
     _column("cut_in", _STR, "scenes", "one of CUT_KINDS", "what the clip begins with", nullable=False),
     _column("cut_out", _STR, "scenes", "one of CUT_KINDS", "what it ends with", nullable=False),
-    _column("content_digest", _STR, "decode", "hex", "hash of the decoded frames at detection size: exact copies share it"),
+    _column("content_digest", _STR, "decode", "hex", "hash of the decoded frames, reduced: exact copies share it"),
 ]  # fmt: skip
 
 _SCORES = [
@@ -86,7 +86,7 @@ _SCORES = [
     _column("clip_similarity_coca", _F32, "embed", "-1..1", "the same with caption_coca"),
     _column("clip_similarity_video", _F32, "embed", "-1..1", "the same with caption_video"),
     _column("clip_similarity_llm", _F32, "embed", "-1..1", "the same with caption_llm"),
-    _column("clip_similarity_coca_frames", pa.list_(_F32), "embed", "-1..1", "caption_coca and each of the three frames"),
+    _column("clip_similarity_coca_frames", pa.list_(_F32), "embed", "-1..1", "caption_coca and each frame"),
     _column("clip_similarity_video_frames", pa.list_(_F32), "embed", "-1..1", "caption_video and each frame"),
     _column("clip_similarity_llm_frames", pa.list_(_F32), "embed", "-1..1", "caption_llm and each frame"),
 ]  # fmt: skip
