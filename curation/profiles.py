@@ -11,6 +11,7 @@ from curation.config import (
     CurationConfig,
     CurationError,
     DecodeConfig,
+    DedupConfig,
     EmbedConfig,
     MotionConfig,
     RunConfig,
@@ -59,6 +60,7 @@ def svd() -> CurationConfig:
         caption=CaptionConfig(
             weights=models / "coca-vit-l-14.safetensors", architecture="coca_ViT-L-14", max_tokens=30
         ),
+        dedup=DedupConfig(eps=0.01),
         select=SelectConfig(rules=rules),
         runs=RunConfig(height=256, width=256, crf=18),
     )
