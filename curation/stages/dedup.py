@@ -25,8 +25,6 @@ KMEANS_STEPS = 8
 ROUNDING = 1e-5
 """Slack of the distance tests: more than what single precision loses."""
 
-COLUMNS = "clip_id content_digest num_frames clip_embedding width height duration_s aesthetic_score".split()
-
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
@@ -34,7 +32,8 @@ Indices = npt.NDArray[np.int64]
 def find_duplicates(clips: pd.DataFrame, config: DedupConfig) -> pd.DataFrame:
     """Which clips are copies of which.
 
-    Reads the columns clip_id, content_digest, num_frames, clip_embedding, width, height, duration_s, aesthetic_score.
+    Reads clip_id; content_digest and num_frames for exact copies; clip_embedding with `eps`; what `prefer` names:
+    width and height, duration_s, aesthetic_score.
 
     Returns:
         A table indexed like `clips`: dup_of, clip_id of the better copy or None; dup_similarity, float32, cosine to
@@ -44,7 +43,7 @@ def find_duplicates(clips: pd.DataFrame, config: DedupConfig) -> pd.DataFrame:
         CurationError: a column is missing, two rows have one clip_id, or embeddings differ in width: they are of
             different models.
     """
-    _require_columns(clips)
+    _require_columns(clips, config)
     table = clips.reset_index(drop=True).sort_values("clip_id", kind="stable")
     _require_unique(table["clip_id"])
     table = table.iloc[_by_rank(table, config)]
@@ -59,8 +58,11 @@ def find_duplicates(clips: pd.DataFrame, config: DedupConfig) -> pd.DataFrame:
     return _as_columns(clips, table, leaders, group, owner, similarity)
 
 
-def _require_columns(clips: pd.DataFrame) -> None:
-    missing = [name for name in COLUMNS if name not in clips]
+def _require_columns(clips: pd.DataFrame, config: DedupConfig) -> None:
+    needed = ["clip_id", *(["content_digest", "num_frames"] if config.exact else [])]
+    needed += [] if config.eps is None else ["clip_embedding"]
+    needed += [column for name in config.prefer for column in _columns_of(name)]
+    missing = [name for name in needed if name not in clips]
     if missing:
         raise CurationError(f"clips: deduplication needs the columns {', '.join(missing)}: curate the footage again")
 
@@ -91,10 +93,14 @@ def _by_rank(table: pd.DataFrame, config: DedupConfig) -> Indices:
     """Positions of the rows of `table` (in order of clip_id), the best first; what was not measured comes last."""
     keys: list[npt.NDArray[np.float64]] = []
     for name in reversed(config.prefer):
-        columns = ("width", "height") if name == "resolution" else (name,)
-        values = [pd.to_numeric(table[column]).to_numpy(dtype=np.float64, na_value=np.nan) for column in columns]
+        scores = [pd.to_numeric(table[column]) for column in _columns_of(name)]
+        values = [score.to_numpy(dtype=np.float64, na_value=np.nan) for score in scores]
         keys.append(-np.nan_to_num(np.prod(values, axis=0), nan=-np.inf))
     return np.lexsort(keys) if keys else np.arange(len(table))
+
+
+def _columns_of(preference: str) -> tuple[str, ...]:
+    return ("width", "height") if preference == "resolution" else (preference,)
 
 
 def _exact_groups(table: pd.DataFrame) -> Indices:

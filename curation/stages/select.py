@@ -8,6 +8,7 @@ Every rule is checked, so a rejected clip carries all its reasons; the names are
 from __future__ import annotations
 
 from collections.abc import Iterable
+from fractions import Fraction
 
 import numpy as np
 import pandas as pd
@@ -51,11 +52,7 @@ def check_axes(rules: Iterable[AxisRule], clips: pa.Schema) -> None:
 
 def axis_failures(clips: pd.DataFrame, rule: AxisRule) -> dict[str, np.ndarray]:
     """Which clips fail `rule`, by reason: no_AXIS, low_AXIS, high_AXIS, each (n,) bool."""
-    if rule.axis not in clips:
-        raise CurationError(
-            f"selection rule on {rule.axis!r}: no such column, use one of {', '.join(map(str, clips.columns))}"
-        )
-    scores = pd.to_numeric(clips[rule.axis]).to_numpy(dtype=np.float64, na_value=np.nan)
+    scores = scores_of(clips, rule.axis)
     low, high = bounds(scores, rule)
     return {
         f"no_{rule.axis}": np.isnan(scores),
@@ -64,17 +61,37 @@ def axis_failures(clips: pd.DataFrame, rule: AxisRule) -> dict[str, np.ndarray]:
     }
 
 
+def scores_of(clips: pd.DataFrame, axis: str) -> np.ndarray:
+    """(n,) a column of numbers in the precision it is stored in, float32 or float64; NaN where not measured.
+
+    Raises:
+        CurationError: the table lacks the column.
+    """
+    if axis not in clips:
+        raise CurationError(
+            f"selection rule on {axis!r}: no such column, use one of {', '.join(map(str, clips.columns))}"
+        )
+    column = pd.to_numeric(clips[axis])
+    single = str(column.dtype).lower() in ("float16", "float32", "float[pyarrow]", "halffloat[pyarrow]")
+    return column.to_numpy(dtype=np.float32 if single else np.float64, na_value=np.nan)
+
+
 def bounds(scores: np.ndarray, rule: AxisRule) -> tuple[float, float]:
     """The interval of scores, both ends included, that `rule` lets through: the tighter of its absolute and
-    percentile forms.
+    percentile forms. Absolute ones count in the precision of `scores`: a score stored as 0.07 is no higher than 0.07.
 
     `drop_lowest_frac` drops that share of the measured clips, rounded down, and none that ties with the
     lowest clip kept; so equal scores always meet the same fate. `drop_highest_frac` is its mirror image.
     """
     measured = np.sort(scores[~np.isnan(scores)])
-    low = -np.inf if rule.minimum is None else rule.minimum
-    high = np.inf if rule.maximum is None else rule.maximum
+    low = -np.inf if rule.minimum is None else float(scores.dtype.type(rule.minimum))
+    high = np.inf if rule.maximum is None else float(scores.dtype.type(rule.maximum))
     if measured.size:
-        low = max(low, measured[int(rule.drop_lowest_frac * measured.size)])
-        high = min(high, measured[::-1][int(rule.drop_highest_frac * measured.size)])
+        low = max(low, measured[_share(rule.drop_lowest_frac, measured.size)])
+        high = min(high, measured[::-1][_share(rule.drop_highest_frac, measured.size)])
     return float(low), float(high)
+
+
+def _share(fraction: float, count: int) -> int:
+    """`fraction` of `count`, rounded down; exact in the decimals as written: 0.29 of 100 is 29, not 28."""
+    return int(Fraction(repr(float(fraction))) * count)

@@ -210,6 +210,12 @@ def test_wrong_settings_are_refused_with_their_value(values: dict[str, object], 
         DedupConfig(**values)
 
 
+def test_only_the_columns_in_use_are_needed() -> None:
+    assert len(find_duplicates(clips([None]).drop(columns="clip_embedding"), DedupConfig())) == 1
+    bare = DedupConfig(exact=False, eps=0.1, prefer=())
+    assert len(find_duplicates(clips([None])[["clip_id", "clip_embedding"]], bare)) == 1
+
+
 def test_profiles() -> None:
     assert svd().dedup.eps == 0.01
     assert demo().dedup == DedupConfig()  # one toon on one background is not one clip: exact copies only
