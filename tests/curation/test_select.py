@@ -8,7 +8,7 @@ import pytest
 
 from curation.config import AxisRule, CurationError, SelectConfig
 from curation.profiles import svd
-from curation.stages.select import bounds, select
+from curation.stages.select import bounds, explain, select, thresholds
 
 
 def clips(**columns: list[object]) -> pd.DataFrame:
@@ -166,9 +166,7 @@ def test_a_threshold_equal_to_a_score_lets_it_pass_in_any_precision(dtype: str) 
     table = pd.DataFrame({"x": pd.Series(scores, dtype=dtype)})
     for bound in scores:
         rule = AxisRule(axis="x", minimum=bound, maximum=bound)
-        assert select(table, SelectConfig(rules=(rule,)))[0].tolist() == [
-            score == bound for score in (0.07, 0.0075, 0.1)
-        ]
+        assert select(table, SelectConfig(rules=(rule,)))[0].tolist() == [score == bound for score in scores]
 
 
 @pytest.mark.parametrize(
@@ -224,3 +222,42 @@ def test_the_profile_svd_drops_the_shares_of_the_paper() -> None:
 def test_rules_that_make_no_sense_are_refused(values: dict[str, float], line: str) -> None:
     with pytest.raises(CurationError, match=line):
         AxisRule(axis="x", **values)
+
+
+# --- what each threshold removes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_thresholds_together_are_the_selection(seed: int) -> None:
+    table, config = random_table(seed), random_rules(seed)
+    keep, reasons = select(table, config)
+    found = thresholds(table, config)
+    assert (~np.any([threshold.failed for threshold in found], axis=0) == keep).all()
+    for row, names in enumerate(reasons):
+        assert set(names) == {threshold.reason for threshold in found if threshold.failed[row]}
+
+
+def test_explained_removals_alone_and_in_turn_in_the_order_of_svd() -> None:
+    rules = (
+        AxisRule(axis="ocr_area_ratio", maximum=0.07, drop_highest_frac=0.2),
+        AxisRule(axis="motion_score", drop_lowest_frac=0.25),
+        AxisRule(axis="duration_s", minimum=2.0),
+    )
+    table = clips(
+        dup_of=[None, None, None, None, "a"],
+        duration_s=[1.0, 3.0, 3.0, 3.0, 3.0],
+        motion_score=[0.1, 0.2, 0.3, 0.4, None],
+        ocr_area_ratio=[0.0, 0.0, 0.01, 0.09, 0.0],
+    )
+    explained = explain(table, SelectConfig(rules=rules))
+    assert explained.to_dict("split")["data"] == [
+        ["duplicate", "no copy of a better clip", pytest.approx(np.nan, nan_ok=True), 1, 0, 4],
+        ["low_duration_s", "at least 2", 2.0, 1, 0, 3],
+        ["no_motion_score", "measured", pytest.approx(np.nan, nan_ok=True), 1, 0, 3],
+        ["low_motion_score", "not the lowest 25 %", 0.2, 1, 0, 3],
+        ["high_ocr_area_ratio", "at most 0.07", 0.07, 1, 0, 2],
+        ["high_ocr_area_ratio", "not the highest 20 %", 0.01, 1, 0, 2],
+    ]
+    assert explain(table, SelectConfig(rules=rules[2:], drop_duplicates=False))["alone"].tolist() == [1]
+    assert explain(table, SelectConfig(drop_duplicates=False)).empty
+    assert explain(table.iloc[:0], SelectConfig(rules=rules))["removes"].tolist() == [0] * 5
