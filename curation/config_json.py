@@ -7,6 +7,7 @@ import hashlib
 import json
 import types
 import typing
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -41,12 +42,18 @@ def from_json(text: str, config_type: type[T]) -> T:
     return typing.cast(T, _build(config_type, values, config_type.__name__))
 
 
-def fingerprint(config: Any) -> str:
-    """16 hex digits that change with any value of `config`; of a path only the last two parts count, so a
-    moved checkout keeps it.
+def fingerprint(config: Any, without: Collection[str] = ()) -> str:
+    """16 hex digits that change with any value of the dataclass `config`, fields named in `without` left out.
+
+    Of a path only the last two parts count, so a moved checkout keeps it.
     """
-    plain = json.dumps(dataclasses.asdict(config), default=_path_tail, sort_keys=True)
-    return hashlib.sha256(plain.encode()).hexdigest()[:16]
+    values = {name: value for name, value in dataclasses.asdict(config).items() if name not in without}
+    return fingerprint_of_text(json.dumps(values, default=_path_tail, sort_keys=True))
+
+
+def fingerprint_of_text(*texts: str) -> str:
+    """16 hex digits of some texts in order."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
 def _path_tail(value: object) -> str:

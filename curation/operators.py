@@ -1,66 +1,102 @@
-"""What each operator of the pipeline does to a row, without Ray: decode, text, captions, embeddings, back to records.
+"""What each operator of the pipeline does to a row, without Ray: decode or read again, text, captions, embeddings.
 
-What travels between operators is one row per clip (plus one for the video itself). A row only ever gains columns, until
-the last operator that looks at the pictures takes those away. A failure becomes part of the row it concerns.
+What travels between operators is one row per clip (plus one for the video itself). `stale` names the stages a row
+still needs; what the others measured before is in the row already. A row only ever gains columns, until the last
+operator takes the pictures away. A failure becomes part of the row it concerns.
 
 Model libraries are imported by the actors that use them: decoding processes never load torch.
 """
 
-import dataclasses
-import faulthandler
+from __future__ import annotations
+
+import functools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from curation.analyse import ClipAnalysis, analyse_video
-from curation.config import CurationConfig, CurationError
-from curation.manifest import Row, VideoRecord, rows_to_table, video_id_of
+from curation.config import CurationConfig, CurationError, MergeConfig
+from curation.endings import error_row
+from curation.manifest import rows_to_table
+from curation.records import Row, VideoRecord, read_record, video_id_of, without_columns
+from curation.reread import reread_pictures
 from curation.schema import clips_schema
+from curation.stage_graph import DECODING, GRAPH, LOOKING
+from curation.store import Store
+from curation.video import VideoDecodeError
 
-MAX_ATTEMPTS = 3
 CLIPS_PER_BLOCK = 16
 STAGE_ERRORS = (CurationError, RuntimeError, ValueError, OSError, MemoryError)
 """What a model may raise over one clip: torch errors included, mistakes in the program (TypeError, KeyError …) not."""
+PICTURES = ("frames", "frames_shape", "grid", "grid_shape")
+CAPTIONS = ("caption_coca", "caption_video", "caption_llm")
 
 
 def row_schema(dim: int) -> pa.Schema:
     """Columns of a travelling row: those of `clips`, the video's row and errors as JSON, frames with their shapes."""
     columns = [pa.field(column.name, column.type) for column in clips_schema(dim)]
     shape = pa.list_(pa.int32())
-    extra = {"uri": pa.string(), "video": pa.string(), "errors": pa.string()}
+    extra = {"uri": pa.string(), "video": pa.string(), "errors": pa.string(), "stale": pa.list_(pa.string())}
     pictures = {"frames": pa.large_binary(), "frames_shape": shape, "grid": pa.large_binary(), "grid_shape": shape}
     return pa.schema([*columns, *((extra | pictures).items())])
 
 
-def analyse(batch: pa.Table, config: CurationConfig, dim: int, attempts: Path) -> Iterator[pa.Table]:
-    """One video → its rows: first the video's own (clip_id null), then one per clip."""
+# --- decoding ---------------------------------------------------------------------------------------------------------
+
+
+def analyse(batch: pa.Table, config: CurationConfig, dim: int, store: Store) -> Iterator[pa.Table]:
+    """One video → its rows: first the video's own (clip_id null), then one per clip.
+
+    batch: columns uri, sha256, record (name of what is known of the video; null when nothing is), stale.
+    """
     for item in batch.to_pylist():
-        rows = list(_analyse_one(item["uri"], item["sha256"], config, attempts))
+        known = read_record(store, item["record"]) if item["record"] else None
+        again = known is not None and not DECODING & set(item["stale"])
+        rows = _reread(known, item, config) if known and again else _decoded(known, item, config)
         for start in range(0, len(rows), CLIPS_PER_BLOCK):
             yield rows_to_table(rows[start : start + CLIPS_PER_BLOCK], row_schema(dim))
 
 
-def _analyse_one(uri: str, sha256: str, config: CurationConfig, attempts: Path) -> Iterator[Row]:
-    attempt = begin_attempt(attempts, sha256)
-    if attempt > MAX_ATTEMPTS:
-        message = f"the decoder ended its process {MAX_ATTEMPTS} times: remove or re-encode the file"
-        video = failed_video(uri, sha256, "quarantined", "decode", "WorkerLost", message)
-        yield {"uri": uri, "video": json.dumps({**video, "attempts": MAX_ATTEMPTS}, default=str)}
-        return
-    faulthandler.dump_traceback_later(2 * config.decode.time_limit_s + 60, exit=True)  # a codec that hangs
-    try:
-        analysis = analyse_video(uri, config, sha256)
-    finally:
-        faulthandler.cancel_dump_traceback_later()
-    known = {"video_id": video_id_of(sha256, uri), "finished_at": datetime.now(UTC)}  # of bytes lost since the listing
-    video = known | analysis.video | {"attempts": attempt, "num_clips": len(analysis.clips)}
-    yield {"uri": uri, "video": json.dumps(video, default=_plain)}
+def _decoded(known: VideoRecord | None, item: Row, config: CurationConfig) -> list[Row]:
+    """The decode pass; clips that were known before keep what is not stale."""
+    uri = item["uri"]
+    analysis = analyse_video(uri, config, item["sha256"])
+    ending = {"video_id": video_id_of(item["sha256"], uri), "finished_at": datetime.now(UTC)}
+    video = {"attempts": 1} | ending | analysis.video | {"num_clips": len(analysis.clips)}
+    before = {clip["clip_id"]: clip for clip in known.clips} if known else {}
+    rows: list[Row] = [{"uri": uri, "video": json.dumps(video, default=_plain)}]
     for clip in analysis.clips:
-        yield {"uri": uri, **clip.row, **_packed(clip)}
+        old = before.get(clip.row["clip_id"])
+        kept = without_columns(old, tuple(item["stale"])) if old else {}
+        stale = item["stale"] if old else list(GRAPH)
+        rows.append({**kept, **clip.row, "uri": uri, "stale": stale, **_packed(clip)})
+    return rows
+
+
+def _reread(known: VideoRecord, item: Row, config: CurationConfig) -> list[Row]:
+    """The clips as they are known, without what is stale; pictures only where a stale stage looks at them."""
+    video = {**known.video, "source_uri": item["uri"]}
+    rows: list[Row] = [{"uri": item["uri"], "video": json.dumps(video, default=_plain)}]
+    clips = [without_columns(clip, tuple(item["stale"])) for clip in known.clips]
+    pictures: list[Row] = [{} for _ in clips]
+    errors = [_other_errors(known, clip, item["stale"]) for clip in clips]
+    if LOOKING & set(item["stale"]):
+        try:
+            pictures = [_packed(clip) for clip in reread_pictures(item["uri"], clips, config)]
+        except VideoDecodeError as error:
+            errors = [[*old, clip_error(clip, "decode", error)] for old, clip in zip(errors, clips, strict=True)]
+    for clip, seen, old in zip(clips, pictures, errors, strict=True):
+        rows.append({**clip, "uri": item["uri"], "stale": item["stale"], **seen, "errors": json.dumps(old)})
+    return rows
+
+
+def _other_errors(known: VideoRecord, clip: Row, stale: Sequence[str]) -> list[Row]:
+    """What went wrong with a clip in stages that do not run again."""
+    again = {*stale, "decode"}
+    return [error for error in known.errors if error["clip_id"] == clip["clip_id"] and error["stage"] not in again]
 
 
 def _packed(clip: ClipAnalysis) -> Row:
@@ -72,17 +108,21 @@ def _packed(clip: ClipAnalysis) -> Row:
     }
 
 
-def _pictures(row: Row, name: str) -> list[np.ndarray]:
-    """The n frames (h w 3) uint8 of column `name`."""
-    return list(np.frombuffer(row[name], np.uint8).reshape(row[f"{name}_shape"]))
+def _pictures(row: Row, name: str) -> np.ndarray:
+    """The frames (n h w 3) uint8 of column `name`."""
+    return np.frombuffer(row[name], np.uint8).reshape(row[f"{name}_shape"])
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
 
 
 class TextStage:
-    """Adds ocr_area_ratio."""
+    """Adds the text area of the three frames."""
 
     def __init__(self, config: CurationConfig, dim: int) -> None:
         from curation.stages.text import TextDetector
 
+        _one_thread()
         self.detector = TextDetector(config.text)
         self.dim = dim
 
@@ -98,27 +138,63 @@ class TextStage:
 
 
 class CaptionStage:
-    """Adds the captions."""
+    """Adds the image caption and the video caption."""
 
-    def __init__(self, config: CurationConfig, dim: int) -> None:
+    def __init__(
+        self, config: CurationConfig, dim: int, stages: Collection[str] = ("caption", "video_caption")
+    ) -> None:
         from curation.stages.caption import Captioner
+        from curation.stages.video_caption import VideoCaptioner
 
         _one_thread()
-        self.captioner = Captioner(config.caption)
+        self.captioner = Captioner(config.caption) if "caption" in stages else None
+        self.video_captioner = VideoCaptioner(config.video_caption) if "video_caption" in stages else None
         self.dim = dim
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        return add_columns("caption", self.measure, batch, self.dim)
+        if self.captioner is not None:
+            batch = add_columns("caption", self.image_captions, batch, self.dim)
+        if self.video_captioner is not None:
+            batch = add_columns("video_caption", self.video_captions, batch, self.dim)
+        return batch
 
-    def measure(self, rows: list[Row]) -> list[Row]:
-        """Image caption from the middle frame, video caption from the grid, and their merger."""
+    def image_captions(self, rows: list[Row]) -> list[Row]:
+        """Of the middle frame."""
+        assert self.captioner is not None
         middles = [_pictures(row, "frames")[1] for row in rows]
-        captions = self.captioner.clips(middles, [_pictures(row, "grid") for row in rows])
-        return [dataclasses.asdict(caption) for caption in captions]
+        captions = self.captioner.captions(middles, [row["clip_id"] for row in rows])
+        return [{"caption_coca": caption} for caption in captions]
+
+    def video_captions(self, rows: list[Row]) -> list[Row]:
+        """Of the evenly spaced frames."""
+        assert self.video_captioner is not None
+        clips = [_pictures(row, "grid") for row in rows]
+        captions = self.video_captioner.captions(clips, [row["clip_id"] for row in rows])
+        return [{"caption_video": caption} for caption in captions]
+
+
+def merge_captions(batch: pa.Table, config: MergeConfig, dim: int) -> pa.Table:
+    """Adds the merged caption, and the chosen one."""
+    from curation.stages.merge import choose
+
+    def merged(rows: list[Row]) -> list[Row]:
+        pairs = [(row["caption_coca"] or "", row["caption_video"] or "") for row in rows]
+        texts = _merger(config).merge(pairs)
+        both = zip(pairs, texts, strict=True)
+        return [{"caption_llm": text, "caption": choose(coca, video, text, config)} for (coca, video), text in both]
+
+    return add_columns("merge", merged, batch, dim, needs=("caption_coca", "caption_video"))
+
+
+@functools.lru_cache(maxsize=1)
+def _merger(config: MergeConfig):  # type: ignore[no-untyped-def]
+    from curation.stages.merge import Merger
+
+    return Merger(config)
 
 
 class EmbedStage:
-    """Adds embedding, aesthetic score and similarity of every caption; takes the frames away."""
+    """Adds embeddings, aesthetic score and similarity of every caption."""
 
     def __init__(self, config: CurationConfig, dim: int) -> None:
         from curation.stages.aesthetics import AestheticHead
@@ -130,48 +206,78 @@ class EmbedStage:
         self.dim = dim
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        table = add_columns("embed", self.measure, batch, self.dim)
-        return table.drop_columns(["frames", "frames_shape", "grid", "grid_shape"])
+        batch = add_columns("embed", self.embeddings, batch, self.dim)
+        batch = add_columns("aesthetics", self.scores, batch, self.dim, needs=("frame_embeddings",))
+        return add_columns("similarity", self.similarities, batch, self.dim, needs=("frame_embeddings",))
 
-    def measure(self, rows: list[Row]) -> list[Row]:
-        """Embeddings of first, middle, last frame → scores."""
-        frames = [_pictures(row, "frames") for row in rows]
-        flat = self.embedder.images([frame for three in frames for frame in three])
-        per_clip = flat.reshape(len(rows), -1, flat.shape[-1])  # (clips, 3, d)
-        return [{**self._scores(three), **self._fit(three, row)} for three, row in zip(per_clip, rows, strict=True)]
-
-    def _scores(self, embeddings: np.ndarray) -> Row:
+    def embeddings(self, rows: list[Row]) -> list[Row]:
+        """Of first, middle and last frame, and their mean."""
         from curation.stages.embed import clip_embedding
 
-        scores = self.head.score(embeddings)
-        embedding = clip_embedding(embeddings).astype(np.float16)
-        return {
-            "clip_embedding": embedding.tolist(),
-            "aesthetic_score": float(scores.mean()),
-            "aesthetic_score_frames": scores.tolist(),
-        }
+        flat = self.embedder.images([frame for row in rows for frame in _pictures(row, "frames")])
+        per_clip = flat.reshape(len(rows), -1, flat.shape[-1])  # (clips, 3, d)
+        return [
+            {
+                "frame_embeddings": three.astype(np.float16).tolist(),
+                "clip_embedding": clip_embedding(three).astype(np.float16).tolist(),
+            }
+            for three in per_clip
+        ]
 
-    def _fit(self, embeddings: np.ndarray, row: Row) -> Row:
-        from curation.stages.embed import clip_embedding, similarity
+    def scores(self, rows: list[Row]) -> list[Row]:
+        """Aesthetic scores, from the embeddings as they are stored: the same now and when the head changes."""
+        scores = [self.head.score(_stored(row, "frame_embeddings")) for row in rows]
+        return [{"aesthetic_score": float(s.mean()), "aesthetic_score_frames": s.tolist()} for s in scores]
 
-        columns = ["caption", "caption_coca", "caption_video", "caption_llm"]
-        written = [column for column in columns if row[column]]
+    def similarities(self, rows: list[Row]) -> list[Row]:
+        """How well each caption fits the clip and each of its frames; the chosen one only the clip."""
+        return [self._fit(row) for row in rows]
+
+    def _fit(self, row: Row) -> Row:
+        from curation.stages.embed import similarity
+
+        written = [column for column in CAPTIONS if row[column]]
         if not written:
             return {}
-        mean = clip_embedding(embeddings)
-        texts = self.embedder.texts([row[column] for column in written])
-        fits = zip(written, texts, strict=True)
-        return {column.replace("caption", "clip_similarity"): similarity(mean, text) for column, text in fits}
+        frames, mean = _stored(row, "frame_embeddings"), _stored(row, "clip_embedding")
+        texts = dict(zip(written, self.embedder.texts([row[column] for column in written]), strict=True))
+        fits: Row = {}
+        for column, text in texts.items():
+            name = column.replace("caption", "clip_similarity")
+            fits[name] = similarity(mean, text)
+            fits[f"{name}_frames"] = [similarity(frame, text) for frame in frames]
+        chosen = next((column for column in written if row[column] == row["caption"]), None)
+        return {**fits, "clip_similarity": fits[chosen.replace("caption", "clip_similarity")] if chosen else None}
 
 
-def add_columns(stage: str, measure: Callable[[list[Row]], list[Row]], batch: pa.Table, dim: int) -> pa.Table:
-    """Run `measure` on the clip rows of a batch; one that fails is tried again clip by clip."""
+def _stored(row: Row, column: str) -> np.ndarray:
+    """Stored embeddings as unit vectors: (d,) or (3 d) float32."""
+    from curation.stages.embed import unit
+
+    return unit(np.asarray(row[column], np.float32))
+
+
+def without_pictures(batch: pa.Table) -> pa.Table:
+    """Rows as the driver collects them."""
+    return batch.drop_columns(list(PICTURES))
+
+
+def add_columns(
+    stage: str,
+    measure: Callable[[list[Row]], list[Row]],
+    batch: pa.Table,
+    dim: int,
+    needs: Sequence[str] = ("frames",),
+) -> pa.Table:
+    """Run `measure` on the clips whose `stage` is stale and that have the columns it `needs`."""
     rows = batch.to_pylist()
-    _measure_guarded(stage, measure, [row for row in rows if row["clip_id"] is not None])
+    stale = [row for row in rows if row["clip_id"] is not None and stage in (row["stale"] or ())]
+    _measure_guarded(stage, measure, [row for row in stale if all(row[column] is not None for column in needs)])
     return rows_to_table(rows, row_schema(dim))
 
 
 def _measure_guarded(stage: str, measure: Callable[[list[Row]], list[Row]], rows: list[Row]) -> None:
+    """A batch that fails is tried again clip by clip; what one clip alone raises is its error."""
     if not rows:
         return
     try:
@@ -183,22 +289,13 @@ def _measure_guarded(stage: str, measure: Callable[[list[Row]], list[Row]], rows
                 _measure_guarded(stage, measure, [row])
         else:
             row = rows[0]
-            what = (row["video_id"], row["uri"], row["clip_id"], stage, type(error).__name__, str(error))
-            row["errors"] = json.dumps([*json.loads(row["errors"] or "[]"), error_row(*what)])
+            row["errors"] = json.dumps([*json.loads(row["errors"] or "[]"), clip_error(row, stage, error)])
 
 
-def error_row(video_id: str | None, uri: str, clip_id: str | None, stage: str, kind: str, message: str) -> Row:
-    """A row of `errors`."""
-    return {
-        "video_id": video_id,
-        "source_uri": uri,
-        "clip_id": clip_id,
-        "stage": stage,
-        "error_type": kind,
-        "error_message": " ".join(message.split())[:500],
-        "attempt": 1,
-        "occurred_at": datetime.now(UTC).isoformat(),
-    }
+def clip_error(row: Row, stage: str, error: Exception) -> Row:
+    """The row of `errors` of a clip that a stage could not measure."""
+    what = (row["video_id"], row["source_uri"], row["clip_id"], stage, type(error).__name__, str(error))
+    return error_row(*what)
 
 
 def _one_thread() -> None:
@@ -214,73 +311,3 @@ def _plain(value: object) -> object:
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{type(value).__name__} has no place in a row of videos")
-
-
-# --- rows to records --------------------------------------------------------------------------------------------------
-
-
-def collect(rows: Iterable[Row], dim: int) -> Iterator[VideoRecord]:
-    """Put clips, which arrive in any order and among other videos', back together; complete videos are passed on."""
-    names = clips_schema(dim).names
-    videos: dict[str, Row] = {}
-    clips: dict[str, list[Row]] = {}
-    for row in rows:
-        uri = row["uri"]
-        if row["clip_id"] is None:
-            videos[uri] = json.loads(row["video"])
-        else:
-            clips.setdefault(uri, []).append(row)
-        if uri in videos and len(clips.get(uri, [])) == videos[uri]["num_clips"]:
-            yield _record(videos.pop(uri), clips.pop(uri, []), names)
-    incomplete = sorted({*videos, *clips})
-    assert not incomplete, f"rows of {incomplete[:3]} were lost between operators"
-
-
-def _record(video: Row, rows: list[Row], names: Sequence[str]) -> VideoRecord:
-    ordered = sorted(rows, key=lambda row: row["clip_index"])
-    errors = [error for row in ordered for error in json.loads(row["errors"] or "[]")]
-    clips = [{name: _listed(row[name]) for name in names} for row in ordered]
-    return VideoRecord(video, clips, [*errors, *video_errors(video)])
-
-
-def _listed(value: object) -> object:
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
-
-
-def video_errors(video: Row) -> list[Row]:
-    """The row of `errors` that belongs to a video that did not end well."""
-    if video.get("error_type") is None:
-        return []
-    what = (video["error_stage"], video["error_type"], video["error_message"])
-    row = error_row(video["video_id"], video["source_uri"], None, *what)
-    return [{**row, "attempt": video.get("attempts") or 1}]
-
-
-def failed_video(uri: str, sha256: str | None, status: str, stage: str, kind: str, message: str) -> Row:
-    """A row of `videos` for an input that never reached the decoder or never came back."""
-    return {
-        "video_id": video_id_of(sha256, uri),
-        "source_uri": uri,
-        "source_sha256": sha256,
-        "status": status,
-        "error_stage": stage,
-        "error_type": kind,
-        "error_message": message,
-        "num_clips": 0,
-        "attempts": 1,
-        "finished_at": datetime.now(UTC).isoformat(),
-    }
-
-
-def begin_attempt(attempts: Path, sha256: str) -> int:
-    """Count a try before it starts: the count outlives a process that the decoder takes down. Returns 1, 2, …"""
-    attempts.mkdir(parents=True, exist_ok=True)
-    number = 1 + len(list(attempts.glob(f"{sha256}.*")))
-    (attempts / f"{sha256}.{number}").touch()
-    return number
-
-
-def forget_attempts(attempts: Path) -> None:
-    """Tries are counted within one job: ending the job by hand is not the file's fault."""
-    for path in attempts.glob("*"):
-        path.unlink()

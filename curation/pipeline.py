@@ -1,7 +1,9 @@
-"""The distributed part: Ray Data operators from URIs to finished clips, and the tasks that write runs.
+"""The distributed part: Ray Data operators from URIs to finished clips, and the tasks that write media.
 
 Only URIs enter and only small rows leave; the few small frames of a clip (2 MB at most) go from decoder to models.
 """
+
+from __future__ import annotations
 
 import contextlib
 import json
@@ -9,17 +11,23 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from curation.config import CurationError
-from curation.manifest import Manifest, Row, VideoRecord
-from curation.operators import CaptionStage, EmbedStage, TextStage, analyse, collect, forget_attempts
-from curation.runs import RunPlan, write_planned_run
-from curation.sources import Source
+from curation.endings import collect
+from curation.hashing import hash_or_none
+from curation.manifest import Manifest
+from curation.media import MediaPlan, make
+from curation.operators import CaptionStage, EmbedStage, TextStage, analyse, merge_captions, without_pictures
+from curation.pipeline_input import Todo
+from curation.records import Row, VideoRecord
+from curation.stage_graph import DECODING
+from curation.store import Store, open_file
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import ray  # after the line above: usage statistics stay off
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 @dataclass(frozen=True)
@@ -28,23 +36,28 @@ class Resources:
 
     decode_cpus: float
     model_cpus: float
-    model_actors: tuple[int, int]
+    most_actors: int
     gpus_text: float
     gpus_caption: float
     gpus_embed: float
 
 
 def share(cpus: float, gpus: float) -> Resources:
-    """Divide the cluster so that one decode task always fits beside the three model actors, on two CPUs or on one."""
-    decode_cpus = 1.0 if cpus >= 2 else cpus / 2  # decoding is one thread
-    model_cpus = min(1.0, (cpus - decode_cpus) / 3)  # torch runs with one thread; three actors share what is left
-    most = max(1, int(cpus // 6))  # pools grow to half of a large cluster, decoding keeps the other half
+    """Divide the cluster so that every CPU can decode while the models wait, and the models while decoding waits.
+
+    A model actor asks for little and takes what it gets (the operating system shares a CPU better than a fixed
+    division that leaves one part idle); so on two CPUs two videos are decoded beside the three actors, and on one CPU
+    one is.
+    """
+    model_cpus = 0.05 * min(1.0, cpus)
+    decode_cpus = (1.0 - 3 * model_cpus) if cpus < 2 else 0.9
+    most_actors = max(1, int(cpus // 2))  # pools grow with the cluster while their queues are full
     per_gpu = min(1.0, gpus)  # text 1/4, captions 1/2, embeddings 1/4 of one GPU; 0 without GPUs
-    return Resources(decode_cpus, model_cpus, (1, most), per_gpu / 4, per_gpu / 2, per_gpu / 4)
+    return Resources(decode_cpus * min(1.0, cpus), model_cpus, most_actors, per_gpu / 4, per_gpu / 2, per_gpu / 4)
 
 
 class ClusterError(CurationError):
-    """The Ray cluster that was asked for cannot be reached."""
+    """The Ray cluster that was asked for cannot be reached, or its nodes do not see the same files."""
 
 
 @contextlib.contextmanager
@@ -87,62 +100,105 @@ def _join(address: str) -> None:
         raise ClusterError(f"no Ray cluster at {address} ({reason}): check --ray-address and the token") from error
 
 
-def measure(sources: Sequence[tuple[Source, str]], manifest: Manifest) -> Iterator[VideoRecord]:
-    """Decode, measure, caption and embed every (source, content hash); records arrive in the order they finish."""
+def check_nodes(store: Store, uri: str) -> None:
+    """Raise ClusterError unless every node reads the first input and sees the dataset where this process does."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) == 1:
+        return
+    seen = {}
+    for node in nodes:
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        seen[node["NodeManagerAddress"]] = _sees.options(scheduling_strategy=there).remote(store, uri)
+    for address, answer in seen.items():
+        missing = ray.get(answer)
+        if missing:
+            raise ClusterError(
+                f"node {address} cannot read {missing}: put it where every node sees it under this name, on a shared "
+                "file system or an object store (s3://…)"
+            )
+
+
+@ray.remote(num_cpus=0)
+def _sees(store: Store, uri: str) -> str | None:
+    """What this node cannot read; null when it reads both."""
+    if not store.exists("manifest/job.json"):
+        return store.root
+    try:
+        with open_file(uri) as file:
+            file.read(1)
+    except OSError:
+        return uri
+    return None
+
+
+def hash_sources(uris: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """(URI, SHA-256 of its bytes or null where they cannot be read), read where the cluster is nearest to them."""
+
+    def hashed(row: Row) -> Row:
+        return {"uri": row["item"], "sha256": hash_or_none(row["item"])}
+
+    # Mostly waiting for storage: half a CPU each.
+    items = ray.data.from_items(list(uris), override_num_blocks=min(len(uris), 4096))
+    for row in items.map(hashed, num_cpus=0.5).iter_rows():
+        yield row["uri"], row["sha256"]
+
+
+def measure(todo: Sequence[Todo], manifest: Manifest) -> Iterator[VideoRecord]:
+    """Decode, measure, caption and embed; records arrive in the order they finish. Stages nobody needs do not run."""
     total = ray.cluster_resources()
     part = share(total.get("CPU", 1.0), total.get("GPU", 0.0))
     config, dim = manifest.config, manifest.embedding_dim
-    attempts = manifest.root / "manifest" / "attempts"
-    forget_attempts(attempts)
+    needed = needed_stages(todo)
+    items = [{"uri": t.uri, "sha256": t.sha256, "record": t.record, "stale": list(t.stale)} for t in todo]
+    # A whole block (clips of one video, in order) is one batch: what a model sees does not depend on who is early.
+    whole = {"batch_size": None, "batch_format": "pyarrow"}
     actors = {
-        "compute": ray.data.ActorPoolStrategy(min_size=part.model_actors[0], max_size=part.model_actors[1]),
-        "batch_format": "pyarrow",
+        **whole,
+        "compute": ray.data.ActorPoolStrategy(min_size=1, max_size=part.most_actors),
         "num_cpus": part.model_cpus,
     }
-    items = [{"uri": source.uri, "sha256": sha256} for source, sha256 in sources]
-    rows = (
-        ray.data.from_items(items, override_num_blocks=len(items))
-        # One video per task, so that a lost worker costs one video; CPU only.
-        .map_batches(
-            analyse,
-            fn_args=(config, dim, attempts),
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=part.decode_cpus,
-        )
-        # Text area: small convolutional nets; batches bound the memory of a GPU.
-        .map_batches(TextStage, fn_constructor_args=(config, dim), batch_size=8, num_gpus=part.gpus_text, **actors)
-        # Captions: the largest model and the slowest stage, hence half a GPU.
-        .map_batches(
-            CaptionStage,
-            fn_constructor_args=(config, dim),
-            batch_size=config.caption.batch_size,
-            num_gpus=part.gpus_caption,
-            **actors,
-        )
-        # Embeddings, aesthetic score, similarity to the captions; the frames end here.
-        .map_batches(
-            EmbedStage,
-            fn_constructor_args=(config, dim),
-            batch_size=config.embed.batch_size,
-            num_gpus=part.gpus_embed,
-            **actors,
-        )
+    rows = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        # One video per task, so that a lost worker costs one video; CPU only. Lost ones are decoded again elsewhere.
+        analyse,
+        fn_args=(config, dim, manifest.store),
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=part.decode_cpus,
+        max_retries=-1,
     )
-    yield from collect(rows.iter_rows(), dim)
+    if "text" in needed:
+        # Text area: small convolutional nets.
+        rows = rows.map_batches(TextStage, fn_constructor_args=(config, dim), num_gpus=part.gpus_text, **actors)
+    if captions := needed & {"caption", "video_caption"}:
+        # Captions: the largest models and the slowest stage, hence half a GPU.
+        arguments = (config, dim, sorted(captions))
+        rows = rows.map_batches(CaptionStage, fn_constructor_args=arguments, num_gpus=part.gpus_caption, **actors)
+    if "merge" in needed:
+        # The template costs nothing, a language model answers over the network: tasks that mostly wait.
+        rows = rows.map_batches(merge_captions, fn_args=(config.merge, dim), num_cpus=part.model_cpus, **whole)
+    if needed & {"embed", "aesthetics", "similarity"}:
+        # Embeddings, aesthetic score, similarity to the captions.
+        rows = rows.map_batches(EmbedStage, fn_constructor_args=(config, dim), num_gpus=part.gpus_embed, **actors)
+    # The frames end here, before the driver.
+    rows = rows.map_batches(without_pictures, num_cpus=part.model_cpus, **whole)
+    yield from collect(rows.iter_rows(), dim, manifest.stages)
 
 
-def write_runs(plans: Sequence[RunPlan], manifest: Manifest) -> Iterator[tuple[RunPlan, Row | None, str | None]]:
-    """Encode every plan; yields (plan, row of `runs`, null) or (plan, null, what went wrong)."""
+def needed_stages(todo: Collection[Todo]) -> set[str]:
+    """Stages that at least one input needs; decoding is always there, it also reads again."""
+    return {stage for item in todo for stage in item.stale} - DECODING
+
+
+def make_media(plans: Sequence[MediaPlan], manifest: Manifest) -> Iterator[tuple[MediaPlan, Row | None, str | None]]:
+    """Write every planned file; yields (plan, what is known of the file, null) or (plan, null, what went wrong)."""
     items = [{"index": index} for index in range(len(plans))]
+    store, config = manifest.store, manifest.config
 
     def write(row: Row) -> Row:
-        try:
-            return {**row, "run": json.dumps(write_planned_run(plans[row["index"]], root, config)), "error": ""}
-        except CurationError as error:
-            return {**row, "run": "", "error": str(error)}
+        facts, error = make(plans[row["index"]], store, config)
+        return {**row, "facts": json.dumps(facts), "error": error or ""}
 
-    root, config = manifest.root, manifest.config.runs
     cpus = share(ray.cluster_resources().get("CPU", 1.0), 0.0).decode_cpus  # decoding and x264 run on one thread
-    for row in ray.data.from_items(items, override_num_blocks=len(items)).map(write, num_cpus=cpus).iter_rows():
-        yield plans[row["index"]], json.loads(row["run"]) if row["run"] else None, row["error"] or None
+    blocks = min(len(items), 4096)
+    for row in ray.data.from_items(items, override_num_blocks=blocks).map(write, num_cpus=cpus).iter_rows():
+        yield plans[row["index"]], json.loads(row["facts"]), row["error"] or None

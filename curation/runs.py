@@ -3,14 +3,13 @@
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from curation.config import AxisRule, RunConfig
-from curation.manifest import Row, write_json
-from curation.video import num_samples, write_run
+from curation.records import Row
+from curation.video import num_samples
 
 LARGEST_GAP_S = 1e-3
 
@@ -99,35 +98,11 @@ def _plan(clips: Sequence[Row], reasons: list[str], config: RunConfig) -> RunPla
     )
 
 
-def write_planned_run(plan: RunPlan, root: Path, config: RunConfig) -> Row:
-    """Encode one run into the dataset at `root` and keep a note of it. Returns its row of `runs`.
+def run_row(plan: RunPlan, num_frames: int, firsts: Sequence[int], config: RunConfig) -> Row:
+    """The row of `runs` of a written file; `firsts` are the frames of the file at which the clips begin.
 
-    Clips that own no frame of the file (shorter than a frame lasts) are left out of the row. Raises VideoDecodeError.
+    Clips that own no frame of the file (shorter than a frame lasts) are left out.
     """
-    size = (config.height, config.width)
-    path = root / plan.file_name
-    file = write_run(plan.source_uri, plan.spans, path, config.train_fps, size, config.gop_frames, config.crf)
-    note = {"plan": asdict(plan), "num_frames": file.num_frames, "first_frame_of_span": file.first_frame_of_span}
-    write_json(_note_path(root, plan), note)
-    return _row(plan, file.num_frames, file.first_frame_of_span, config)
-
-
-def written_run(plan: RunPlan, root: Path, config: RunConfig) -> Row | None:
-    """The row of a run that is in the dataset already; None when it has to be written."""
-    note_path = _note_path(root, plan)
-    if not (note_path.is_file() and (root / plan.file_name).is_file()):
-        return None
-    note = json.loads(note_path.read_text())
-    if note["plan"] != json.loads(json.dumps(asdict(plan))):
-        return None
-    return _row(plan, note["num_frames"], note["first_frame_of_span"], config)
-
-
-def _note_path(root: Path, plan: RunPlan) -> Path:
-    return root / "manifest" / "runs" / f"{plan.run_id}.json"
-
-
-def _row(plan: RunPlan, num_frames: int, firsts: Sequence[int], config: RunConfig) -> Row:
     ends = [*firsts[1:], num_frames]
     owned = [i for i, (first, end) in enumerate(zip(firsts, ends, strict=True)) if end > first]
     return {

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import fsspec
-import pyarrow as pa
 from pyarrow import fs
 
 from curation.config import CurationError
+from curation.store import StoreError, file_system
 
 VIDEO_SUFFIXES: tuple[str, ...] = (
     ".3gp",
@@ -50,7 +49,7 @@ def list_sources(place: str) -> list[Source]:
     """
     if "://" not in place:
         place = str(Path(place).expanduser().absolute())
-    files, path = _file_system(place)
+    files, path = _opened(place)
     try:
         found = _found(files, path, place)
     except OSError as error:
@@ -84,17 +83,11 @@ def is_video(path: str) -> bool:
     return not name.startswith(".") and Path(name).suffix.lower() in VIDEO_SUFFIXES
 
 
-def _file_system(place: str) -> tuple[fs.FileSystem, str]:
-    if "://" not in place:
-        return fs.LocalFileSystem(), place
+def _opened(place: str) -> tuple[fs.FileSystem, str]:
     try:
-        fsspec.get_filesystem_class(place.partition("://")[0])  # the decoder opens URIs by fsspec
-        files, path = fs.FileSystem.from_uri(place)
-    except ImportError as error:
-        raise InputError(f"{place} cannot be read without another package ({error})") from error
-    except (pa.ArrowInvalid, OSError, ValueError) as error:
-        raise InputError(f"{place} is not a URI that can be read ({error}): use a path, file:// or s3://") from error
-    return files, path
+        return file_system(place)
+    except StoreError as error:
+        raise InputError(f"input {error}") from error
 
 
 def _videos(infos: Sequence[fs.FileInfo]) -> list[fs.FileInfo]:
@@ -124,7 +117,7 @@ def _listed(files: fs.FileSystem, path: str, place: str) -> list[Source]:
 
 
 def _look_up(uri: str) -> Source:
-    files, path = _file_system(uri)
+    files, path = _opened(uri)
     info = files.get_file_info(path)
     if info.type != fs.FileType.File:
         return Source(uri, None, None)

@@ -3,13 +3,14 @@
 The same command run again goes on where it ended. Local Ray by default; inside `ray job submit` the cluster it came to.
 """
 
-import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-from curation import config_json, profiles
+from curation import profiles
 from curation.config import CurationConfig, CurationError
+from curation.config_json import from_json, to_dict
 from pipelines import cli
 
 
@@ -17,20 +18,33 @@ from pipelines import cli
 class Curate:
     """Cut, measure, caption and select raw footage on Ray."""
 
-    output: Path
-    """Dataset folder: new, empty, or the one this very command made before."""
+    output: str
+    """Dataset: a folder (new, empty, or one made by this command before) that all nodes share, or a URI (s3://…)."""
     input: str | None = None
-    """Folder (searched below), glob in quotes, list file with a path or URI per line, or one video."""
+    """Folder (searched below), glob in quotes, list file with a path or URI per line, or one video; paths or URIs."""
     profile: str = "demo"
     """demo (small shipped models), svd (Stable Video Diffusion's recipe), or a JSON file like DATASET/config.json."""
+    materialize: Literal["none", "copy", "encode", "auto"] | None = None
+    """Files of single kept clips: none, stream copies, H.264 at training size, or copies where at most 5 % is lost and
+    H.264 otherwise. Default: what the profile says (none)."""
+    llm_url: str | None = None
+    """OpenAI-compatible endpoint that merges the captions, with --llm-model; its key comes from OPENAI_API_KEY."""
+    llm_model: str | None = None
+    """Model to ask for at --llm-url."""
+    max_failures: int | None = None
+    """End the job once more inputs than this have failed; by default it goes on whatever happens."""
+    retry_failed: bool = False
+    """Try failed and quarantined inputs, and stages that failed on single clips, once more."""
+    reselect: bool = False
+    """Apply the profile's thresholds and media settings to the scores in --output; nothing is measured again."""
+    prune: bool = False
+    """Delete media files that no row names any more."""
+    verify: bool = False
+    """Check that the dataset in --output is whole, and change nothing."""
     ray_address: str | None = None
     """Ray cluster to use; without it RAY_ADDRESS, and without that this machine."""
     num_cpus: int | None = None
     """CPUs Ray may use on this machine; all by default."""
-    reselect: bool = False
-    """Apply the profile's thresholds and run settings to the scores in --output; nothing is measured again."""
-    verify: bool = False
-    """Check that the dataset in --output is whole, and change nothing."""
 
 
 def main(config: Curate) -> None:
@@ -39,18 +53,25 @@ def main(config: Curate) -> None:
         return _verify(config.output)
     from curation import job
 
-    if re.match(r"[a-z][a-z0-9+.-]+:/", str(config.output)):
-        raise CurationError(
-            f"output {config.output} is no folder: give one that all nodes share, a mount of it for one"
-        )
     where = job.Cluster(config.ray_address, config.num_cpus)
+    manners = job.Manners(config.max_failures, config.retry_failed, config.prune)
     if config.reselect:
-        print(job.reselect(config.output, load_profile(config.profile), where))
+        print(job.reselect(config.output, stages(config), where, manners))
         return None
     if config.input is None:
         raise CurationError("--input is missing: give a folder, glob, list file or video")
-    print(job.curate(config.input, config.output, load_profile(config.profile), where))
+    print(job.curate(config.input, config.output, stages(config), where, manners))
     return None
+
+
+def stages(config: Curate) -> CurationConfig:
+    """The profile with what the command line changes of it."""
+    profile = load_profile(config.profile)
+    if config.materialize is not None:
+        profile = replace(profile, clip_files=replace(profile.clip_files, materialize=config.materialize))
+    merge = profile.merge
+    url, model = config.llm_url or merge.llm_url, config.llm_model or merge.llm_model
+    return replace(profile, merge=replace(merge, llm_url=url, llm_model=model))
 
 
 def load_profile(name: str) -> CurationConfig:
@@ -63,7 +84,7 @@ def load_profile(name: str) -> CurationConfig:
             f"profile {path} does not exist: give demo, svd, or a JSON file like a dataset's config.json"
         )
     try:
-        return config_json.from_json(path.read_text("utf-8"), CurationConfig)
+        return from_json(path.read_text("utf-8"), CurationConfig)
     except UnicodeDecodeError as error:
         raise CurationError(
             f"profile {path} is no text ({error}): give a JSON file like a dataset's config.json"
@@ -72,13 +93,13 @@ def load_profile(name: str) -> CurationConfig:
 
 def whole_config(config: Curate) -> dict[str, object]:
     """The script's own settings and those of every stage."""
-    return {**vars(config), "stages": config_json.to_dict(load_profile(config.profile))}
+    return {**vars(config), "stages": to_dict(stages(config))}
 
 
-def _verify(output: Path) -> None:
-    from curation import dataset
+def _verify(output: str) -> None:
+    from curation.verify import verify
 
-    problems = dataset.verify(output)
+    problems = verify(output)
     for problem in problems:
         print(problem)
     if problems:

@@ -1,151 +1,162 @@
 """The folder of a dataset in the making: whose it is, what is kept, how parts appear. No Ray, no models."""
 
 import dataclasses
+import json
 import os
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from curation.config import AxisRule, CurationConfig, MotionConfig, RunConfig, SelectConfig
-from curation.manifest import (
-    Manifest,
-    OutputError,
-    Row,
-    VideoRecord,
-    check_output,
-    measurement_fingerprint,
-    video_id_of,
-    write_atomically,
-)
+from curation.config import CurationConfig, MotionConfig
+from curation.manifest import Manifest, OutputError, check_output
+from curation.records import Records, video_id_of
 from curation.sources import Source
+from curation.store import Store
+from tests.curation.made_by_hand import record
 
 
 @pytest.fixture
 def manifest(tmp_path: Path, random_config: CurationConfig) -> Manifest:
-    return Manifest.open(tmp_path / "out", random_config, str(tmp_path), num_inputs=600)
+    return Manifest.open(Store.at(tmp_path / "out"), random_config, str(tmp_path), num_inputs=600)
 
 
-def record(uri: str, sha256: str, num_clips: int = 1) -> VideoRecord:
-    video_id = video_id_of(sha256, uri)
-    video = {"video_id": video_id, "source_uri": uri, "status": "ok", "num_clips": num_clips}
-    span = {"start_s": 0.0, "end_s": 1.0, "duration_s": 1.0, "start_pts": 0, "end_pts": 10, "start_frame": 0}
-    span |= {"num_frames": 8, "width": 64, "height": 64, "cut_in": "start", "cut_out": "end"}
-    known: Row = {"video_id": video_id, "source_uri": uri, "source_sha256": sha256}
-    known |= {"clip_embedding": [0.25] * 128}
-    clips = [{"clip_id": f"{video_id}{i}", "clip_index": i, **known, **span} for i in range(num_clips)]
-    return VideoRecord({**video, "finished_at": datetime.now(UTC)}, clips)
+def frame(manifest: Manifest, table: str) -> pd.DataFrame:
+    """As a user reads it."""
+    return pd.read_parquet(f"{manifest.store}/{table}")
 
 
 def test_tables_can_be_read_from_the_first_moment(manifest: Manifest) -> None:
     assert manifest.num_shards == 3
     for table in ("videos", "clips", "runs", "errors"):
-        frame = pd.read_parquet(manifest.root / table)
-        assert len(frame) == 0
-        assert list(frame.columns) == manifest.table_schema(table).names
+        assert len(frame(manifest, table)) == 0
+        assert list(frame(manifest, table).columns) == manifest.table_schema(table).names
 
 
 def test_publishing_twice_keeps_rows_once(manifest: Manifest) -> None:
     shas = [f"{i:08x}" + "0" * 56 for i in range(5)]
-    shards = {manifest.write_record(record(f"/v/{i}.mp4", sha, 2)) for i, sha in enumerate(shas)}
+    shards = {manifest.records.write(record(f"/v/{i}.mp4", sha, 2), "m") for i, sha in enumerate(shas)}
     for _ in range(2):
-        for shard in shards:
-            manifest.publish(shard)
-        clips = pd.read_parquet(manifest.root / "clips")
+        for shard, files in manifest.records.by_shard().items():
+            manifest.publish(shard, files)
+        clips = frame(manifest, "clips")
         assert len(clips) == 10
         assert clips["clip_id"].is_unique
         assert clips["keep"].isna().all()
         assert len(clips["clip_embedding"].iloc[0]) == 128
     assert shards == {0, 1, 2}
-    assert len(pd.read_parquet(manifest.root / "videos")) == 5
+    assert len(frame(manifest, "videos")) == 5
+
+
+def test_publishing_unchanged_records_writes_nothing(manifest: Manifest) -> None:
+    shard = manifest.records.write(record("/v/a.mp4", "a" * 64), "m")
+    manifest.publish(shard, manifest.records.by_shard()[shard])
+    path = Path(manifest.store.place(manifest.part("clips", shard)))
+    before = path.stat().st_mtime_ns
+    manifest.publish(shard, manifest.records.by_shard()[shard])
+    assert path.stat().st_mtime_ns == before
+
+
+def test_records_come_back_as_they_were(manifest: Manifest) -> None:
+    stages = {"cuts": "1", "text": "2"}
+    written = record("/v/a.mp4", "a" * 64, 2, stages, frame_embeddings=[[0.5] * 128] * 3, caption="a – “quoted” star")
+    manifest.records.write(written, "m")
+    (file,) = Records(manifest.store, manifest.num_shards).files().values()
+    again = manifest.records.read(file)
+    assert (file.status, file.measured) == ("ok", "m")
+    assert again.clips == written.clips
+    assert again.stages == stages
 
 
 def test_what_is_known_survives_and_changed_files_are_superseded(manifest: Manifest) -> None:
     old, new = "a" * 64, "b" * 64
     source = Source("/v/a.mp4", 10, 1)
     manifest.remember_hashes([source], {source.uri: old})
-    manifest.write_record(record(source.uri, old))
+    manifest.records.write(record(source.uri, old), "m")
     assert manifest.known_hashes([source]) == {source.uri: old}
     changed = dataclasses.replace(source, modified_ns=2)
     assert manifest.known_hashes([changed]) == {}
     manifest.remember_hashes([changed], {source.uri: new})
-    shard = manifest.shard_of(video_id_of(old, source.uri))
-    (kept,) = manifest.records(shard)
-    assert kept.video["status"] == "superseded"
-    assert kept.clips == []
-    assert manifest.recorded_keys() == set()
+    for records in (manifest.records, Records(manifest.store, manifest.num_shards)):
+        (file,) = records.files().values()
+        assert file.status == "superseded"
+        assert records.read(file).clips == []
+    manifest.records.write(record(source.uri, old), "m")  # the old bytes are back
+    (file,) = Records(manifest.store, manifest.num_shards).files().values()
+    assert file.status == "ok"
+
+
+def test_a_kill_between_writing_and_deleting_leaves_the_newer(manifest: Manifest) -> None:
+    manifest.records.write(record("/v/a.mp4", "a" * 64), "old")
+    (old,) = manifest.records.files().values()
+    content = manifest.store.read(old.name) or b""
+    manifest.records.write(record("/v/a.mp4", "a" * 64, 2), "new")
+    (new,) = manifest.records.files().values()
+    earlier = Path(manifest.store.place(old.name))
+    earlier.write_bytes(content)
+
+    os.utime(earlier, ns=(1, 1))
+    assert list(Records(manifest.store, manifest.num_shards).files().values())[0].measured == new.measured == "new"
 
 
 def test_second_opening_goes_on(manifest: Manifest, random_config: CurationConfig, tmp_path: Path) -> None:
-    manifest.write_record(record("/v/a.mp4", "a" * 64))
-    again = Manifest.open(manifest.root, random_config, str(tmp_path), num_inputs=9000)
+    manifest.records.write(record("/v/a.mp4", "a" * 64), "m")
+    again = Manifest.open(manifest.store, random_config, str(tmp_path), num_inputs=9000)
     assert again == manifest
-    assert len(again.recorded_keys()) == 1
-    again.part("clips", 0).unlink()  # as after a start that was cut short
-    assert len(pd.read_parquet(Manifest.open(manifest.root, random_config, str(tmp_path), 1).root / "clips")) == 0
+    assert len(again.records.files()) == 1
+    again.store.delete(again.part("clips", 0))  # as after a start that was cut short
+    Manifest.open(manifest.store, random_config, str(tmp_path), 1)
+    assert len(frame(manifest, "clips")) == 0
 
 
-def snapshot(root: Path) -> dict[str, tuple[int, bytes]]:
-    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in root.rglob("*") if path.is_file()}
+def snapshot(root: str) -> dict[str, tuple[int, bytes]]:
+    files = (path for path in Path(root).rglob("*") if path.is_file())
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
-def test_other_configs_inputs_and_folders_are_refused_untouched(
+def test_other_inputs_widths_and_folders_are_refused_untouched(
     manifest: Manifest, random_config: CurationConfig, tmp_path: Path
 ) -> None:
-    before = snapshot(manifest.root)
-    measured = dataclasses.replace(random_config, motion=MotionConfig(sample_fps=4.0))
-    rules = (AxisRule(axis="motion_score", minimum=9.0),)
-    selected = dataclasses.replace(random_config, select=SelectConfig(rules=rules))
-    with pytest.raises(OutputError, match="another config"):
-        Manifest.open(manifest.root, measured, str(tmp_path), 1)
-    with pytest.raises(OutputError, match="--reselect"):
-        Manifest.open(manifest.root, selected, str(tmp_path), 1)
+    before = snapshot(manifest.store.root)
+    wide = json.loads((random_config.embed.weights / "open_clip_config.json").read_text())
+    wide["model_cfg"]["embed_dim"] = 256
+    (tmp_path / "wide").mkdir()
+    (tmp_path / "wide" / "open_clip_config.json").write_text(json.dumps(wide))
+    wider = dataclasses.replace(
+        random_config, embed=dataclasses.replace(random_config.embed, weights=tmp_path / "wide")
+    )
+    with pytest.raises(OutputError, match="width 128"):
+        Manifest.open(manifest.store, wider, str(tmp_path), 1)
     with pytest.raises(OutputError, match="was made from --input"):
-        Manifest.open(manifest.root, random_config, str(tmp_path / "elsewhere"), 1)
-    assert snapshot(manifest.root) == before
+        Manifest.open(manifest.store, random_config, str(tmp_path / "elsewhere"), 1)
+    assert snapshot(manifest.store.root) == before
 
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "config.json").write_text("{}")
     with pytest.raises(OutputError, match="holds something else"):
-        Manifest.open(foreign, random_config, str(tmp_path), 1)
+        Manifest.open(Store.at(foreign), random_config, str(tmp_path), 1)
     assert [path.name for path in foreign.iterdir()] == ["config.json"]
     with pytest.raises(OutputError, match="is a file"):
-        check_output(foreign / "config.json", random_config, "x")
+        check_output(Store.at(foreign / "config.json"), random_config, "x")
     with pytest.raises(OutputError, match="is no dataset"):
-        Manifest.existing(foreign)
+        Manifest.existing(Store.at(foreign))
 
 
-def test_selection_and_runs_are_not_part_of_the_measurement(random_config: CurationConfig) -> None:
-    other = dataclasses.replace(random_config, profile="mine", select=SelectConfig(), runs=RunConfig(train_fps=4.0))
-    assert measurement_fingerprint(other) == measurement_fingerprint(random_config)
-    moved = dataclasses.replace(random_config, motion=MotionConfig(short_side_px=64))
-    assert measurement_fingerprint(moved) != measurement_fingerprint(random_config)
-
-
-def test_one_process_at_a_time(manifest: Manifest) -> None:
-    with manifest.lock(), pytest.raises(OutputError, match="another process"), manifest.lock():
-        pass
+def test_another_config_takes_over(manifest: Manifest, random_config: CurationConfig, tmp_path: Path) -> None:
+    other = dataclasses.replace(random_config, motion=MotionConfig(sample_fps=4.0))
+    assert Manifest.open(manifest.store, other, str(tmp_path), 1).measured != manifest.measured
+    assert Manifest.existing(manifest.store).config == other
 
 
 def test_finished_depends_on_records_and_config(manifest: Manifest) -> None:
     assert not manifest.is_finished()
     manifest.mark_finished()
     assert manifest.is_finished()
-    manifest.write_record(record("/v/a.mp4", "a" * 64))
+    manifest.records.write(record("/v/a.mp4", "a" * 64), "m")
     assert not manifest.is_finished()
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "table.parquet"
-    path.write_text("old")
-
-    def break_half_way(temporary: Path) -> None:
-        temporary.write_text("ne")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, break_half_way)
-    assert os.listdir(tmp_path) == ["table.parquet"]  # noqa: PTH208
-    assert path.read_text() == "old"
+def test_shards_are_fixed_by_content(manifest: Manifest) -> None:
+    ids = [video_id_of(f"{i:08x}" + "0" * 56, "/v") for i in range(9)]
+    assert [manifest.records.shard_of(video_id) for video_id in ids] == [i % 3 for i in range(9)]

@@ -81,5 +81,5 @@ def test_what_the_file_system_refuses_is_one_line(tmp_path: Path) -> None:
 
 
 def test_unknown_scheme_is_one_line() -> None:
-    with pytest.raises(InputError, match="not a URI that can be read"):
+    with pytest.raises(InputError, match="cannot be opened"):
         list_sources("gopher://nowhere/videos")

@@ -1,0 +1,11 @@
+"""Content hashes of inputs, null where the bytes cannot be read."""
+
+from curation.video import content_hash
+
+
+def hash_or_none(uri: str) -> str | None:
+    """SHA-256 (hex) of the bytes at `uri`; null where they cannot be read."""
+    try:
+        return content_hash(uri)[0]
+    except OSError:
+        return None

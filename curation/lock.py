@@ -1,0 +1,81 @@
+"""One writer per dataset: a lock of the file system, or on an object store a lease that its holder keeps renewing."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from curation.manifest import OutputError
+from curation.store import Store, StoreError
+
+NAME = "manifest/lock"
+LEASE_S = 60.0
+"""A lease that was not renewed for so long belongs to a job that has died."""
+SETTLE_S = 1.0
+"""Two jobs that begin at the same moment both write the lease; after this time the later one has it."""
+
+
+@contextlib.contextmanager
+def only_writer(store: Store) -> Iterator[None]:
+    """Keep other processes from writing to the same dataset. Raises OutputError when one does."""
+    with _flock(store.folder / NAME) if store.folder is not None else _lease(store):
+        yield
+
+
+@contextlib.contextmanager
+def _flock(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise _taken(str(path.parent.parent)) from error
+        yield
+
+
+@contextlib.contextmanager
+def _lease(store: Store) -> Iterator[None]:
+    """Object stores know no locks: the lease names its holder and the time until which it holds."""
+    holder = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex[:8]}"
+    if _held_by_other(store, holder):
+        raise _taken(store.root)
+    _renew(store, holder)
+    time.sleep(SETTLE_S)
+    if _held_by_other(store, holder):
+        raise _taken(store.root)
+    ended = threading.Event()
+    keeper = threading.Thread(target=_keep, args=(store, holder, ended), daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        keeper.join()
+        store.delete(NAME)
+
+
+def _keep(store: Store, holder: str, ended: threading.Event) -> None:
+    while not ended.wait(LEASE_S / 4):
+        with contextlib.suppress(StoreError):  # the next renewal is early enough
+            _renew(store, holder)
+
+
+def _renew(store: Store, holder: str) -> None:
+    store.write(NAME, json.dumps({"holder": holder, "until": time.time() + LEASE_S}).encode())
+
+
+def _held_by_other(store: Store, holder: str) -> bool:
+    lease = json.loads(store.read(NAME) or b"{}")
+    return bool(lease) and lease["holder"] != holder and lease["until"] > time.time()
+
+
+def _taken(place: str) -> OutputError:
+    return OutputError(f"another process is curating into {place}: wait for it or end it")
