@@ -1,51 +1,139 @@
-"""What can be said about model files without loading them: which are missing or cut short, how wide an embedding is."""
+"""What can be said about model files without loading them: which are missing or cut short, where one gets them, how
+wide an embedding is. Imports no model library.
+"""
 
+import hashlib
 import importlib.util
 import json
+import shlex
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from curation.config import CaptionConfig, CurationConfig, CurationError, EmbedConfig
+from curation.config import CaptionConfig, CurationConfig, CurationError, EmbedConfig, VideoCaptionConfig
 
-WEIGHT_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "model.safetensors")
+WEIGHT_NAMES = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "model.safetensors",
+)
+CRAFT_FILE = "craft_mlt_25k.pth"
+CRAFT_MD5 = "2f8227d2def4037cdb3b34389dcf9ec1"
+STAGES = ("text", "caption", "video_caption", "merge", "embed", "aesthetics")
+# Where the files of profile svd come from, by the name of the folder or file that the profile gives them.
+HUB_FOLDERS = {
+    "clip-vit-l-14-openai": ("timm/vit_large_patch14_clip_224.openai", "open_clip*"),
+    "coca-vit-l-14-mscoco": ("laion/mscoco_finetuned_CoCa-ViT-L-14-laion2B-s13B-b90k", "open_clip*"),
+    "blip2-opt-2.7b": ("Salesforce/blip2-opt-2.7b", None),
+}
+URLS = {
+    CRAFT_FILE: "https://github.com/JaidedAI/EasyOCR/releases/download/pre-v1.1.6/craft_mlt_25k.zip",
+    "sa_0_4_vit_l_14_linear.pth": (
+        "https://github.com/LAION-AI/aesthetic-predictor/raw/main/sa_0_4_vit_l_14_linear.pth"
+    ),
+    "sa_0_4_vit_b_32_linear.pth": (
+        "https://github.com/LAION-AI/aesthetic-predictor/raw/main/sa_0_4_vit_b_32_linear.pth"
+    ),
+    "sac+logos+ava1-l14-linearMSE.pth": (
+        "https://github.com/christophschuhmann/improved-aesthetic-predictor/raw/main/sac%2Blogos%2Bava1-l14-linearMSE.pth"
+    ),
+}
 
 
 class ModelFileError(CurationError):
     """A model file is missing or is not what its place promises."""
 
 
-def check_model_files(config: CurationConfig) -> None:
-    """Raise ModelFileError for the first file that is missing, and for safetensors that end before their tensors do."""
-    wanted: list[tuple[str, Path]] = []
-    for field, stage in (("embed.weights", config.embed), ("caption.weights", config.caption)):
-        wanted += [(field, path) for path in open_clip_files(stage)]
-    wanted.append(("aesthetics.head", config.aesthetics.head))
-    if config.text.detector == "easyocr":
-        folder = config.text.weights_dir or Path()
-        wanted.append(("text.weights_dir", folder / "craft_mlt_25k.pth"))
-    for field, path in wanted:
-        if not path.is_file():
-            raise ModelFileError(
-                f"profile {config.profile!r} needs the model file {path} ({field}), which is missing: put it there, "
-                "or choose another profile with --profile (demo runs on the models that ship)"
-            )
-        if path.suffix == ".safetensors":
-            _check_safetensors(path, field, config.profile)
+@dataclass(frozen=True)
+class ModelFile:
+    """A file that a stage reads."""
+
+    field: str
+    """Of the configuration, e.g. caption.weights."""
+    path: Path
+    remedy: str
+    """The command that gets it, or what else to do."""
+
+    def problem(self) -> str | None:
+        """What is wrong with the file and what to do, or null."""
+        if not self.path.is_file():
+            return f"{self.path} ({self.field}) is missing: {self.remedy}"
+        damage = _damage(self.path)
+        return f"{self.path} ({self.field}) {damage}: {self.remedy}" if damage else None
 
 
-def _check_safetensors(path: Path, field: str, profile: str) -> None:
-    try:
-        with safe_open(path, framework="numpy"):
-            pass
-    except SafetensorError as error:
+def check_model_files(config: CurationConfig, stages: Collection[str] | None = None) -> None:
+    """Make sure that the files of `stages` (names of STAGES; null means all) are there and whole.
+
+    Raises:
+        ModelFileError: naming all that are not at once, each with the command or flag that puts it right.
+    """
+    wanted = [file for stage in STAGES if stages is None or stage in stages for file in _files_of(stage, config)]
+    problems = [problem for problem in (file.problem() for file in wanted) if problem is not None]
+    if problems:
+        listed = " ".join(f"({number}) {problem};" for number, problem in enumerate(dict.fromkeys(problems), 1))
         raise ModelFileError(
-            f"profile {profile!r} needs {path} ({field}), which is not a whole safetensors file ({error}): restore it"
-        ) from error
+            f"profile {config.profile!r} needs model files that are not there: {listed} or choose another profile "
+            "with --profile (demo runs on the models that ship), or other files in a JSON profile (--profile FILE.json)"
+        )
 
 
-def open_clip_files(config: EmbedConfig | CaptionConfig) -> list[Path]:
+def _files_of(stage: str, config: CurationConfig) -> Iterator[ModelFile]:
+    if stage == "text" and config.text.detector == "easyocr":
+        folder = config.text.weights_dir or Path("models/easyocr")
+        yield ModelFile("text.weights_dir", folder / CRAFT_FILE, _unzip(URLS[CRAFT_FILE], folder))
+    elif stage == "aesthetics":
+        head = config.aesthetics.head
+        yield ModelFile("aesthetics.head", head, _fetched(head) if head.name in URLS else _otherwise(head))
+    elif stage in ("embed", "caption"):
+        yield from _open_clip(f"{stage}.weights", config.embed if stage == "embed" else config.caption)
+    elif stage == "video_caption" and config.video_caption.model == "coca_grid":
+        yield from _open_clip("video_caption.weights", config.video_caption)
+    elif stage == "video_caption":
+        weights = config.video_caption.weights
+        for path in transformers_files(weights):
+            yield ModelFile("video_caption.weights", path, _downloaded(weights))
+
+
+def _open_clip(field: str, config: EmbedConfig | CaptionConfig | VideoCaptionConfig) -> Iterator[ModelFile]:
+    for path in open_clip_files(config):
+        yield ModelFile(field, path, _downloaded(config.weights))
+
+
+# --- remedies ---------------------------------------------------------------------------------------------------------
+
+
+def _unzip(url: str, folder: Path) -> str:
+    place = shlex.quote(str(folder))
+    return f"run  mkdir -p {place} && curl -L -o /tmp/craft.zip {url} && unzip -o /tmp/craft.zip -d {place}"
+
+
+def _fetched(path: Path) -> str:
+    return f"run  curl -L --create-dirs -o {shlex.quote(str(path))} {URLS[path.name]}"
+
+
+def _downloaded(weights: Path) -> str:
+    """By `hf`, the command of huggingface_hub, which transformers brings along."""
+    if weights.name not in HUB_FOLDERS:
+        return _otherwise(weights)
+    repository, names = HUB_FOLDERS[weights.name]
+    chosen = f" --include {shlex.quote(names)}" if names else ""
+    return f"run  hf download {repository}{chosen} --local-dir {shlex.quote(str(weights))}"
+
+
+def _otherwise(path: Path) -> str:
+    shipped = "weights" in path.parts and "demo" in path.parts
+    return "restore it from the repository (git checkout demo/weights)" if shipped else "put it there"
+
+
+# --- which files a model consists of ----------------------------------------------------------------------------------
+
+
+def open_clip_files(config: EmbedConfig | CaptionConfig | VideoCaptionConfig) -> list[Path]:
     """The files an open_clip model is read from: one checkpoint, or configuration and weights in one folder."""
     if config.architecture is not None:
         return [config.weights]
@@ -53,14 +141,48 @@ def open_clip_files(config: EmbedConfig | CaptionConfig) -> list[Path]:
     return [config.weights / "open_clip_config.json", (found or [config.weights / WEIGHT_NAMES[0]])[0]]
 
 
+def transformers_files(folder: Path) -> list[Path]:
+    """The files that `save_pretrained` of a model and of its processor write, as far as they can be told."""
+    index = folder / "model.safetensors.index.json"
+    pickled = [folder / name for name in ("pytorch_model.bin", "pytorch_model.bin.index.json")]
+    weights = [folder / "model.safetensors"]
+    if index.is_file():
+        weights = [index, *(folder / name for name in sorted(set(_json(index).get("weight_map", {}).values())))]
+    elif not weights[0].is_file() and any(path.is_file() for path in pickled):
+        weights = [path for path in pickled if path.is_file()]
+    processors = [folder / name for name in ("processor_config.json", "preprocessor_config.json")]
+    processor = next((path for path in processors if path.is_file()), processors[0])
+    return [folder / "config.json", *weights, processor]
+
+
+def _damage(path: Path) -> str | None:
+    if path.name == CRAFT_FILE and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != CRAFT_MD5:
+        return f"is damaged (its md5 is not {CRAFT_MD5})"
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+        except SafetensorError as error:
+            return f"is not a whole safetensors file ({error})"
+    return None
+
+
 def embedding_dim(config: EmbedConfig) -> int:
     """Width d of the model's image embedding, read from its JSON description."""
     path = _model_json(config)
+    values = _json(path)
     try:
-        values: dict[str, Any] = json.loads(path.read_text())
         return int(values.get("model_cfg", values)["embed_dim"])
-    except (OSError, ValueError, KeyError) as error:
+    except (AttributeError, TypeError, ValueError, KeyError) as error:
         raise ModelFileError(f"{path} does not describe an open_clip model ({error!r}): restore the file") from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"{path} is no readable description of a model ({error!r}): restore the file") from error
+    return values
 
 
 def _model_json(config: EmbedConfig) -> Path:

@@ -1,18 +1,27 @@
 """Loading of open_clip models from local files, with the tokenizer and picture preparation that belong to them."""
 
+import functools
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import open_clip
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from curation.config import CaptionConfig, EmbedConfig
+from curation.config import CaptionConfig, EmbedConfig, VideoCaptionConfig
 from curation.model_files import ModelFileError, open_clip_files
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+# What reading a checkpoint of another model, a damaged one or one with code in it ends in.
+LOADING_ERRORS = (RuntimeError, ValueError, OSError, KeyError, AttributeError, pickle.UnpicklingError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -49,45 +58,72 @@ class OpenClip:
     prepare: Any
     tokenizer: WordTokenizer
     device: torch.device
+    dtype: torch.dtype
 
     @property
     def crops(self) -> bool:
         """Whether preparation cuts a picture to its centre square; otherwise it squashes it."""
-        return self.model.visual.preprocess_cfg["resize_mode"] == "shortest"
+        return bool(self.model.visual.preprocess_cfg["resize_mode"] == "shortest")
 
     def pictures(self, images: Sequence[np.ndarray]) -> Tensor:
-        """Resize, crop and normalise as the model was trained: n of (h w 3) uint8 RGB → (n 3 s s) float32."""
-        return torch.stack([self.prepare(Image.fromarray(image)) for image in images]).to(self.device)
+        """Resize, crop and normalise as the model was trained: n of (h w 3) uint8 RGB → (n 3 s s) of the dtype."""
+        prepared = torch.stack([self.prepare(Image.fromarray(image)) for image in images])
+        return prepared.to(self.device, self.dtype)
 
 
-def load_open_clip(config: EmbedConfig | CaptionConfig) -> OpenClip:
+def placement(gpu_dtype: Literal["float32", "float16", "bfloat16"]) -> tuple[torch.device, torch.dtype]:
+    """Where a model runs and in what precision: the GPU in `gpu_dtype`, or the CPU in float32."""
+    if torch.cuda.is_available():
+        return torch.device("cuda"), DTYPES[gpu_dtype]
+    return torch.device("cpu"), torch.float32
+
+
+def load_open_clip(config: EmbedConfig | CaptionConfig | VideoCaptionConfig) -> OpenClip:
     """Load a folder (open_clip_config.json beside its weights), or a checkpoint of a named architecture.
 
-    Never downloads. Raises ModelFileError naming the file that is missing or does not fit.
+    Never downloads; pickled checkpoints are read with weights_only. Stages of one process that name the same files
+    share one model. Raises ModelFileError naming the file that is missing or does not fit.
     """
-    for path in open_clip_files(config):
+    files = open_clip_files(config)
+    for path in files:
         if not path.is_file():
             raise ModelFileError(f"model file {path} is missing: put it there, or choose another --profile")
-    name = config.architecture or f"local-dir:{config.weights}"
-    pretrained = str(config.weights) if config.architecture else None
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    state = tuple((path.stat().st_mtime_ns, path.stat().st_size) for path in files)
+    return _load(config.weights, config.architecture, files[-1], *placement(config.gpu_dtype), state)
+
+
+@functools.lru_cache(maxsize=1)
+def _load(
+    weights: Path,
+    architecture: str | None,
+    checkpoint: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    state: tuple[tuple[int, int], ...],  # of the files: part of the key, so that a changed file is read again
+) -> OpenClip:
+    name = architecture or f"local-dir:{weights}"
     try:
         model, _, prepare = open_clip.create_model_and_transforms(
-            name, pretrained=pretrained, device=device, pretrained_text=False
+            name,
+            pretrained=str(checkpoint) if architecture else None,
+            precision=PRECISIONS[dtype],
+            device=device,
+            pretrained_text=False,
+            weights_only=True,
         )
-    except (RuntimeError, ValueError, OSError, KeyError) as error:
+    except LOADING_ERRORS as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelFileError(
-            f"{config.weights} cannot be loaded as an open_clip model ({reason}): restore the file"
+            f"{checkpoint} cannot be loaded as the open_clip model {name} ({reason}): restore the file"
         ) from error
     model.eval().requires_grad_(False)
-    return OpenClip(model, prepare, _tokenizer(name, config, model), device)
+    return OpenClip(model, prepare, _tokenizer(name, weights, model), device, dtype)
 
 
-def _tokenizer(name: str, config: EmbedConfig | CaptionConfig, model: Any) -> WordTokenizer:
+def _tokenizer(name: str, weights: Path, model: Any) -> WordTokenizer:
     length = _context_length(model)
-    if (config.weights / "tokenizer.json").is_file():
-        fast = PreTrainedTokenizerFast.from_pretrained(config.weights)
+    if (weights / "tokenizer.json").is_file():
+        fast = PreTrainedTokenizerFast.from_pretrained(weights, local_files_only=True)
         return WordTokenizer(fast, fast.bos_token_id, fast.eos_token_id, fast.pad_token_id, length)
     encoder = open_clip.get_tokenizer(name)
     if not hasattr(encoder, "sot_token_id"):

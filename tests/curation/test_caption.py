@@ -1,102 +1,105 @@
-"""Our CoCa decoding against a slow reference, its stopping, the grid, the merger."""
+"""Captions stay with their clips: shuffled, split, interrupted and tried again; models that are not CoCa."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from safetensors.numpy import save_file
 
-from curation.config import CurationConfig
-from curation.openclip import OpenClip
-from curation.stages.caption import Captioner, decode, grid, merge, square
+from curation.config import CaptionConfig, CurationConfig, CurationError
+from curation.model_files import ModelFileError
+from curation.stages.caption import Captioner, draws_of
+
+NUM = 9
+DECODING = ["greedy", "top_k", "beam"]
 
 
 @pytest.fixture(scope="module")
-def captioner(random_config: CurationConfig) -> Captioner:
-    return Captioner(random_config.caption)
+def config(random_config: CurationConfig) -> CaptionConfig:
+    return dataclasses.replace(random_config.caption, top_k=8, batch_size=4)
 
 
-def pictures(num: int) -> list[np.ndarray]:
+def clips() -> dict[str, np.ndarray]:
+    """Pictures by the id of their clip."""
     rng = np.random.default_rng(5)
-    return [rng.integers(0, 255, (64, 64, 3), dtype=np.uint8) for _ in range(num)]
+    return {f"clip-{i}": rng.integers(0, 255, (40 + i, 64, 3), dtype=np.uint8) for i in range(NUM)}
 
 
-@torch.no_grad()
-def slow_greedy(clip: OpenClip, picture: torch.Tensor, max_tokens: int) -> list[int]:
-    """One picture, whole model each step."""
-    ids = [clip.tokenizer.start_id]
-    for _ in range(max_tokens):
-        logits = clip.model(picture[None], torch.tensor([ids]), output_labels=False)["logits"]
-        ids.append(int(logits[0, -1].argmax()))
-        if ids[-1] == clip.tokenizer.end_id:
-            break
-    return ids
+def captions(captioner: Captioner, keys: list[str]) -> dict[str, str]:
+    images = clips()
+    return dict(zip(keys, captioner.captions([images[key] for key in keys], keys), strict=True))
 
 
-class EndsEarly(torch.nn.Module):
-    """A model that says token 5 + row and ends after as many steps as the row's number."""
+@pytest.mark.parametrize("decoding", DECODING)
+def test_shuffling_and_splitting_moves_and_changes_nothing(config: CaptionConfig, decoding: str) -> None:
+    keys = sorted(clips())
+    together = captions(Captioner(dataclasses.replace(config, decoding=decoding, batch_size=NUM)), keys)
+    shuffled = [keys[i] for i in np.random.default_rng(1).permutation(NUM)]
+    for size in (1, 2, 4):
+        assert (
+            captions(Captioner(dataclasses.replace(config, decoding=decoding, batch_size=size)), shuffled) == together
+        )
+    assert len(set(together.values())) > NUM // 2, "captions too much alike to tell anything"
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = 0
 
-    def _encode_image(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return images.flatten(1), images.flatten(1)
+class DiesOnce:
+    """The model, but its third step fails once, as a worker out of memory does."""
 
-    def forward(self, images, ids, image_latent, image_embs, output_labels):  # type: ignore[no-untyped-def]
+    def __init__(self, model: object) -> None:
+        self.model, self.calls = model, 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.model, name)
+
+    def __call__(self, *arguments: object, **named: object) -> object:
         self.calls += 1
-        logits = torch.zeros(len(images), ids.shape[1], 12)
-        for row in range(len(images)):
-            logits[row, -1, 2 if ids.shape[1] > row else 5 + row] = 1.0
-        return {"logits": logits}
+        if self.calls == 3:
+            raise RuntimeError("out of memory")
+        return self.model(*arguments, **named)  # type: ignore[operator]
 
 
-def test_batched_greedy_equals_one_by_one(captioner: Captioner) -> None:
-    clip, images = captioner.clip, pictures(6)
-    prepared = clip.pictures(images)
-    expected = [clip.tokenizer.decode(slow_greedy(clip, picture, 10)) for picture in prepared]
-    assert decode(clip, prepared, 10, 1, torch.Generator()) == expected
-    assert captioner.images(images[:1]) == captioner.images(images)[:1]
+@pytest.mark.parametrize("decoding", DECODING)
+def test_a_batch_that_failed_midway_is_captioned_alike_when_tried_again(config: CaptionConfig, decoding: str) -> None:
+    keys, captioner = sorted(clips()), Captioner(dataclasses.replace(config, decoding=decoding))
+    undisturbed = captions(captioner, keys)
+    captioner.clip = dataclasses.replace(captioner.clip, model=DiesOnce(captioner.clip.model))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        captions(captioner, keys)
+    assert captions(captioner, keys[::-1]) == undisturbed
 
 
-def test_each_row_stops_at_its_end_token(captioner: Captioner) -> None:
-    clip = dataclasses.replace(captioner.clip, model=EndsEarly())
-    texts = decode(clip, torch.zeros(3, 3, 4, 4), 16, 1, torch.Generator())
-    assert [len(text.split()) for text in texts] == [0, 1, 2]
-    assert clip.model.calls == 3
+def test_draws_follow_seed_and_clip(config: CaptionConfig) -> None:
+    assert draws_of(3, "a").random() == draws_of(3, "a").random()
+    assert len({draws_of(seed, key).random() for seed in (0, 1) for key in ("a", "b")}) == 4
+    sampling = dataclasses.replace(config, decoding="top_k")
+    other = dataclasses.replace(sampling, seed=1)
+    assert captions(Captioner(sampling), sorted(clips())) != captions(Captioner(other), sorted(clips()))
 
 
-def test_top_k_samples_repeatably(captioner: Captioner) -> None:
-    prepared = captioner.clip.pictures(pictures(3))
-    first, again = (decode(captioner.clip, prepared, 8, 4, torch.Generator().manual_seed(1)) for _ in range(2))
-    assert first == again
+def test_no_pictures_no_captions(config: CaptionConfig) -> None:
+    assert Captioner(config).captions([], []) == []
 
 
-def test_captions_stay_with_their_clips(captioner: Captioner) -> None:
-    middles = pictures(4)
-    grids = [[frame] * 4 for frame in middles]
-    together = captioner.clips(middles, grids)
-    alone = [captioner.clips([m], [g])[0] for m, g in zip(middles, grids, strict=True)]
-    assert together == alone
-    assert all(captions.caption == captions.caption_video for captions in together)
-
-
-def test_grid_reads_like_text_and_repeats_the_last() -> None:
-    frames = [np.full((2, 3, 3), value, np.uint8) for value in (1, 2, 3)]
-    assert grid(frames)[:, :, 0].tolist() == [[1, 1, 1, 2, 2, 2]] * 2 + [[3, 3, 3, 3, 3, 3]] * 2
-    wide = np.arange(12, dtype=np.uint8).reshape(2, 6, 1).repeat(3, 2)
-    assert square(wide)[:, :, 0].tolist() == [[2, 3], [8, 9]]
+def test_damaged_and_other_models_are_one_line(config: CaptionConfig, tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"open_clip_config\.json is missing"):
+        Captioner(CaptionConfig(weights=tmp_path))
+    description = json.loads((config.weights / "open_clip_config.json").read_text())
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(description))
+    save_file({"other": np.zeros(3, np.float32)}, tmp_path / "open_clip_model.safetensors")
+    with pytest.raises(ModelFileError, match="cannot be loaded as the open_clip model"):
+        Captioner(CaptionConfig(weights=tmp_path))
 
 
 @pytest.mark.parametrize(
-    ("image", "video", "merged"),
+    ("values", "message"),
     [
-        ("a red star in the forest", "a red star walks left in the forest", "a red star walks left in the forest"),
-        ("a red star in the city", "a star spins", "a star spins, a red star in the city"),
-        ("a red star in the forest", "a red star", "a red star in the forest"),
-        ("", "a star spins", "a star spins"),
-        ("a star", "", "a star"),
+        ({"max_tokens": 3}, "max_tokens = 3 must be above min_tokens 4"),
+        ({"num_beams": 0}, "num_beams = 0 must be at least 1"),
+        ({"repetition_penalty": 0.0}, r"repetition_penalty = 0\.0 must be positive"),
     ],
 )
-def test_merge(image: str, video: str, merged: str) -> None:
-    assert merge(image, video) == merged
+def test_settings_that_cannot_be(values: dict[str, float], message: str) -> None:
+    with pytest.raises(CurationError, match=message):
+        CaptionConfig(**values)  # type: ignore[arg-type]
