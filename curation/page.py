@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from einops import rearrange
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,19 @@ def picture(image: np.ndarray, quality: int = 82) -> str:
 
 def strip(images: Sequence[np.ndarray], height_px: int) -> str:
     """Data URI of images side by side, each scaled to `height_px`; small ones keep hard pixel edges."""
-    scaled = []
-    for image in images:
-        width_px = max(1, round(image.shape[1] * height_px / image.shape[0]))
-        way = cv2.INTER_AREA if image.shape[0] >= height_px else cv2.INTER_NEAREST
-        scaled.append(cv2.resize(image, (width_px, height_px), interpolation=way))
-    return picture(np.concatenate(scaled, axis=1))
+    return picture(np.concatenate([_scaled(image, height_px) for image in images], axis=1))
+
+
+def sheet(images: Sequence[np.ndarray], height_px: int) -> str:
+    """Data URI of four images of one size, two by two, each scaled to `height_px`; the last one fills empty places."""
+    four = [_scaled(image, height_px) for image in (*images, *[images[-1]] * 3)][:4]
+    return picture(rearrange(np.stack(four), "(row column) h w c -> (row h) (column w) c", row=2))
+
+
+def _scaled(image: np.ndarray, height_px: int) -> np.ndarray:
+    width_px = max(1, round(image.shape[1] * height_px / image.shape[0]))
+    way = cv2.INTER_AREA if image.shape[0] >= height_px else cv2.INTER_NEAREST
+    return cv2.resize(image, (width_px, height_px), interpolation=way)
 
 
 _POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"

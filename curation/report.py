@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import PurePath
@@ -13,21 +12,11 @@ import pandas as pd
 from curation.charts import Bound, histogram
 from curation.config import AxisRule, SelectConfig
 from curation.dataset import Dataset
-from curation.page import Section, strip
-from curation.stages.select import bounds
-from curation.video import VideoDecodeError, read_span
-
-SCORES = {
-    "duration_s": "duration, s",
-    "motion_score": "motion, frame heights/s",
-    "ocr_area_ratio": "text area, fraction",
-    "aesthetic_score": "aesthetic score",
-    "clip_similarity": "caption similarity, cosine",
-}
-"""Columns of the clips table that are shown, and how."""
-
-STRIP_FRAMES = 4
-STRIP_HEIGHT_PX = 96
+from curation.page import Section
+from curation.report_clips import FRAMES, SCORES, card
+from curation.report_files import clip_files
+from curation.report_thresholds import duplicates, thresholds
+from curation.stages.select import bounds, scores_of
 
 
 def headline(dataset: Dataset) -> list[tuple[str, str]]:
@@ -45,8 +34,9 @@ def headline(dataset: Dataset) -> list[tuple[str, str]]:
 
 def sections(dataset: Dataset, most_clips: int = 24) -> list[Section]:
     """The report of a dataset; at most `most_clips` clips of each kind are shown, spread evenly over the table."""
-    rules = dataset.config.select
-    return [_funnel(dataset), _histograms(dataset.clips, rules), _gallery(dataset.clips, most_clips)]
+    clips, rules = dataset.clips, dataset.config.select
+    parts = [_funnel(dataset), _histograms(clips, rules), thresholds(clips, rules), duplicates(clips)]
+    return [*parts, *clip_files(clips), _gallery(clips, most_clips)]
 
 
 def bound_lines(rule: AxisRule, scores: np.ndarray) -> list[Bound]:
@@ -129,7 +119,7 @@ def _histograms(clips: pd.DataFrame, select: SelectConfig) -> Section:
     charts = []
     for axis, name in shown.items():
         if axis in clips:
-            scores = pd.to_numeric(clips[axis]).to_numpy(dtype=np.float64, na_value=np.nan)
+            scores = scores_of(clips, axis)
             lines = [line for rule in select.rules if rule.axis == axis for line in bound_lines(rule, scores)]
             charts.append(f'<div class="card">{histogram(scores, lines, name)}</div>')
     note = "All clips, whether kept or not. Dashed lines are the thresholds in force; red is what they reject."
@@ -141,44 +131,13 @@ def _gallery(clips: pd.DataFrame, most: int) -> Section:
     halves = "".join(
         f'<div><div class="head"><i class="dot {kind}"></i><b>{title}</b><span>{len(rows):,} clips, '
         f"{min(most, len(rows))} shown</span></div>"
-        f'<div class="clips">{"".join(_card(row) for row in _spread(rows, most))}</div></div>'
+        f'<div class="clips">{"".join(card(row) for row in _spread(rows, most))}</div></div>'
         for title, kind, rows in (("Kept", "", clips[kept]), ("Rejected", "bad", clips[~kept]))
     )
-    note = f"{STRIP_FRAMES} frames of each clip in order, its caption, its scores, and the rules it failed."
+    note = f"{FRAMES} frames of each clip in order, its caption, its scores, and the rules it failed."
     return Section("clips", "Clips", note, f'<div class="halves">{halves}</div>')
 
 
 def _spread(rows: pd.DataFrame, most: int) -> list[pd.Series]:
     places = np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)
     return [rows.iloc[place] for place in dict.fromkeys(places)]
-
-
-def _card(row: pd.Series) -> str:
-    reasons = [] if row["filter_reasons"] is None else [str(reason) for reason in row["filter_reasons"]]
-    chips = "".join(
-        f'<span class="chip {_failed(axis, reasons)}" title="{name}">{re.split("[ ,]", name)[0]} {row[axis]:.3g}</span>'
-        for axis, name in SCORES.items()
-        if axis in row and pd.notna(row[axis])
-    )
-    chips += "".join(f'<span class="chip why">{escape(reason)}</span>' for reason in reasons)
-    caption = escape(row["caption"]) if isinstance(row["caption"], str) and row["caption"] else "no caption"
-    place = f"{PurePath(row['source_uri']).name}  {row['start_s']:.1f} to {row['end_s']:.1f} s"
-    return (
-        f'<article class="card clip">{_strip(row)}<div class="text"><q>{caption}</q>'
-        f'<p class="chips">{chips}</p><em>{escape(place)}</em></div></article>'
-    )
-
-
-def _failed(axis: str, reasons: Sequence[str]) -> str:
-    return "bad" if any(axis in reason for reason in reasons) else ""
-
-
-def _strip(row: pd.Series) -> str:
-    """The middle frames of equal parts of the clip, or a line that says why there are none."""
-    step_s = (row["end_s"] - row["start_s"]) / STRIP_FRAMES
-    try:
-        frames = read_span(row["source_uri"], row["start_s"] + step_s / 2, row["end_s"], 1 / step_s)
-        images = [frame.fitted(4 * STRIP_HEIGHT_PX) for frame in frames][:STRIP_FRAMES]
-    except VideoDecodeError as error:
-        return f'<p class="gone">no picture: {escape(str(error))}</p>'
-    return f'<img decoding="async" alt="frames of the clip" src="{strip(images, STRIP_HEIGHT_PX)}">'

@@ -63,7 +63,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_page_has_every_section(report: Path) -> None:
     text = report.read_text("utf-8")
-    for anchor in ("film", "funnel", "scores", "clips", "training"):
+    for anchor in ("film", "funnel", "scores", "thresholds", "duplicates", "files", "clips", "training"):
         assert f'<section id="{anchor}">' in text
     assert "data:video/mp4;base64," in text
     assert "49 steps" in text
@@ -113,6 +113,9 @@ def test_page_in_a_browser(report: Path, browser: Browser, tmp_path: Path) -> No
     assert width <= 1280
     assert browser.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
     browser.screenshot(tmp_path / "light.png")
+    browser.call("Emulation.setDeviceMetricsOverride", width=420, height=900, deviceScaleFactor=1, mobile=False)
+    assert browser.evaluate("document.body.scrollWidth") <= 420
+    browser.call("Emulation.clearDeviceMetricsOverride")
     browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
     assert browser.evaluate(seen)[0] != light
     assert all(url == report.as_uri() or url.startswith("data:") for url in browser.requests)

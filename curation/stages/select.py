@@ -109,9 +109,10 @@ def _threshold(scores: np.ndarray, rule: AxisRule, words: str) -> Threshold:
     """The one bound of `rule`, said in `words`."""
     is_minimum = rule.minimum is not None or rule.drop_lowest_frac > 0
     low, high = bounds(scores, rule)
-    value, failed = (low, scores < low) if is_minimum else (high, scores > high)
-    reason = f"{'low' if is_minimum else 'high'}_{rule.axis}"
-    return Threshold(reason, words, rule.axis, value if np.isfinite(value) else None, is_minimum, failed)
+    bound, failed = (low, scores < low) if is_minimum else (high, scores > high)
+    absolute = rule.minimum if is_minimum else rule.maximum
+    value = absolute if absolute is not None else bound if np.isfinite(bound) else None
+    return Threshold(f"{'low' if is_minimum else 'high'}_{rule.axis}", words, rule.axis, value, is_minimum, failed)
 
 
 def explain(clips: pd.DataFrame, config: SelectConfig) -> pd.DataFrame:

@@ -26,11 +26,11 @@ def bars(html: str) -> dict[str, int]:
 
 def test_headline_counts_what_is_in_the_tables(dataset: Dataset) -> None:
     expected = [
-        ("3", "videos"),
+        ("4", "videos"),
         ("6", "clips"),
         ("4", "clips kept"),
-        ("1", "runs for training"),
-        ("0.5", "minutes of runs"),
+        ("2", "runs for training"),
+        ("0.1", "minutes of runs"),
     ]
     assert report.headline(dataset) == expected
 
@@ -38,12 +38,13 @@ def test_headline_counts_what_is_in_the_tables(dataset: Dataset) -> None:
 def test_funnel_reasons_statuses_and_errors(dataset: Dataset) -> None:
     funnel = report.sections(dataset)[0].body
     assert bars(funnel) == {
-        "videos found": 3,
+        "videos found": 4,
         "videos decoded": 2,
         "clips cut": 6,
         "clips kept": 4,
-        "clips in runs": 3,
+        "clips in runs": 6,
         "low_motion_score": 2,
+        "duplicate": 1,
         "low_aesthetic_score": 1,
         "ok": 2,
         "failed": 1,
@@ -63,7 +64,9 @@ def test_thresholds_are_those_of_the_selection(dataset: Dataset) -> None:
 
 
 def test_histograms_of_all_scores_and_gallery_of_both_kinds(dataset: Dataset) -> None:
-    _, scores, clips = report.sections(dataset)
+    parts = {section.anchor: section for section in report.sections(dataset)}
+    assert list(parts) == ["funnel", "scores", "thresholds", "duplicates", "files", "clips"]
+    scores, clips = parts["scores"], parts["clips"]
     assert scores.body.count("<svg") == len(report.SCORES)
     assert clips.body.count("<article") == 6
     assert clips.body.count("data:image/jpeg;base64,") == 6
@@ -71,16 +74,18 @@ def test_histograms_of_all_scores_and_gallery_of_both_kinds(dataset: Dataset) ->
     assert clips.body.count("no caption") == 2
     kept, rejected = clips.body.split("Rejected")
     assert kept.count("<article") == 4
-    assert rejected.count("chip why") == 3
-    assert report.sections(dataset, most_clips=1)[2].body.count("<article") == 2
+    assert rejected.count("chip why") == 4
+    assert report.sections(dataset, most_clips=1)[-1].body.count("<article") == 2
 
 
 def test_a_source_that_is_gone_leaves_a_line_in_its_place(tmp_path: Path) -> None:
     dataset = open_dataset(small_dataset.build(tmp_path))
     (tmp_path / "film0.mp4").unlink()
-    clips = report.sections(dataset)[2].body
-    assert clips.count("no picture:") == 3
-    assert clips.count("<img") == 3
+    parts = {section.anchor: section.body for section in report.sections(dataset)}
+    assert parts["clips"].count("no picture:") == 3
+    assert parts["clips"].count("<img") == 3
+    assert parts["thresholds"].count("no picture:") > 0
+    assert parts["duplicates"].count("no picture:") == 1
 
 
 def test_histogram_bars_add_up_and_are_coloured_by_the_bound() -> None:

@@ -260,4 +260,6 @@ def test_explained_removals_alone_and_in_turn_in_the_order_of_svd() -> None:
     ]
     assert explain(table, SelectConfig(rules=rules[2:], drop_duplicates=False))["alone"].tolist() == [1]
     assert explain(table, SelectConfig(drop_duplicates=False)).empty
+    far = SelectConfig(rules=(AxisRule(axis="motion_score", minimum=-9.0, maximum=9.0),), drop_duplicates=False)
+    assert explain(table, far)["threshold"].dropna().tolist() == [-9.0, 9.0]
     assert explain(table.iloc[:0], SelectConfig(rules=rules))["removes"].tolist() == [0] * 5
