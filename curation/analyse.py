@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import cv2
-import numpy as np
 
 from curation import schema
-from curation.candidates import CandidateBuffer, grid_times, key_times
+from curation.candidates import CandidateBuffer, ClipAnalysis, grid_times, key_times, pictures
 from curation.config import CurationConfig
 from curation.isolation import KillableWorker, WorkerDiedError
+from curation.picture import Frame, SmallCopy, detection_size
 from curation.stages.motion import MotionMeter
 from curation.stages.scenes import Cut, SceneDetector
-from curation.video import Frame, NoVideoError, VideoDecodeError, VideoInfo, content_hash, decode, probe
+from curation.video import NoVideoError, VideoDecodeError, VideoInfo, content_hash, decode, probe
 
-# Cuts become certain some frames after the event; scenes are split for length only this much later.
-_LONGEST_LAG_S = 3.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipAnalysis:
-    """One clip as it leaves the decoder.
-
-    row: values of the `clips` columns known so far (all span columns, frame_times_s, grid_times_s,
-    motion_score). frames: (3 h w 3) uint8 RGB, first, middle, last frame. grid: (4 h w 3) uint8 RGB, evenly
-    spaced frames, in order of time.
-    """
-
-    row: dict[str, object]
-    frames: np.ndarray
-    grid: np.ndarray
+# Cuts become certain some frames after the event; where that takes longer, scenes are split for length without waiting.
+_LONGEST_LAG_S = 10.0
+# A decoder still at work fails by itself at the time limit; one that does not is killed this much later.
+_GRACE = 1.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoAnalysis:
-    """One video: values of the `videos` columns (status is ok, empty or failed) and its clips in order of
+    """One video: values of the `videos` columns (status is ok, empty, failed or quarantined) and its clips in order of
     time.
     """
 
@@ -50,19 +39,31 @@ def analyse_video(uri: str, config: CurationConfig, source_sha256: str | None = 
     """Decode `uri` once; never raises for anything the file contains or lacks.
 
     Status `failed` carries error_stage, error_type and error_message and no clips (frames before the damage
-    are not used); `empty` is a readable file with no moving picture. `source_sha256` is computed when not
-    given. The work happens in a child process, so that not even a crash or a hang of the decoder gets out.
+    are not used); `empty` is a readable file with no moving picture; `quarantined` has crashed or hung the decoder
+    `max_attempts` times. `source_sha256` is computed when not given. The work happens in a child process, so that not
+    even a crash or a hang gets out.
     """
-    video: dict[str, object] = {"source_uri": uri, "source_sha256": source_sha256}
+    video: dict[str, object] = {"source_uri": uri, "source_sha256": source_sha256, "attempts": 1}
     try:
         digest, size = content_hash(uri)
     except OSError as error:
         return _failed(video, "read", error)
     video |= {"source_sha256": digest, "video_id": schema.video_id(digest), "size_bytes": size}
-    try:
-        return _worker(config).call(video, config)
-    except WorkerDiedError as error:
-        return _failed(video, "decode", error)
+    return _in_child(video, config)
+
+
+def _in_child(video: dict[str, object], config: CurationConfig) -> VideoAnalysis:
+    """`decode_pass` in a child, in a fresh one when that has died."""
+    started = time.perf_counter()
+    last: WorkerDiedError | None = None
+    for attempt in range(1, config.decode.max_attempts + 1):
+        try:
+            return _worker(config).call(video | {"attempts": attempt}, config)
+        except WorkerDiedError as error:
+            last = error
+    assert last is not None
+    tried = {"attempts": config.decode.max_attempts, "wall_s": time.perf_counter() - started}
+    return _failed(video | tried, "decode", last, status="quarantined")
 
 
 def decode_pass(video: dict[str, object], config: CurationConfig) -> VideoAnalysis:
@@ -89,7 +90,8 @@ def _worker(config: CurationConfig) -> KillableWorker[VideoAnalysis]:
     """The child process of this process; it serves video after video and is replaced only when it had to be
     killed.
     """
-    return KillableWorker(decode_pass, config.decode.time_limit_s, config.decode.memory_limit_bytes)
+    limit_s = config.decode.time_limit_s * _GRACE + 5.0
+    return KillableWorker(decode_pass, limit_s, config.decode.memory_limit_bytes)
 
 
 def _failed(video: dict[str, object], stage: str, error: Exception, status: str = "failed") -> VideoAnalysis:
@@ -108,6 +110,15 @@ class _Mark:
     kind: str
 
 
+@dataclass(frozen=True)
+class _Tick:
+    """What is remembered of every frame of the open clip."""
+
+    pts: int
+    time_s: float
+    digest: bytes
+
+
 class _Journey:
     """All frames of one video through detector, motion meter and candidate buffer, clips out as their ends
     become certain.
@@ -117,25 +128,29 @@ class _Journey:
         self._uri, self._sha256, self._config = uri, source_sha256, config
         self._info: VideoInfo = probe(uri)
         self._detector = SceneDetector(config.scenes)
-        self._motion = MotionMeter(config.motion)
-        self._candidates = CandidateBuffer(config.decode.key_frame_px, config.scenes.max_clip_s)
-        self._clock: list[tuple[int, float]] = []
+        self._motion = MotionMeter(config.motion, self._info.fps)
+        self._candidates = CandidateBuffer(config.decode, config.scenes.max_clip_s)
+        self._small_size: tuple[int, int] | None = None
+        self._clock: list[_Tick] = []
         self._clock_first = 0
         self._num_clips = 0
         self._start: _Mark | None = None
         self._first_s = self._end_s = 0.0
         self._num_frames = 0
+        self._last_frame_ticks = 0
 
     def clips(self) -> Iterator[ClipAnalysis]:
         """Every clip of the video, in order; raises VideoDecodeError when the video is damaged."""
         deadline = time.monotonic() + self._config.decode.time_limit_s
         for frame in decode(self._uri):
             if time.monotonic() > deadline:
-                raise VideoDecodeError(f"{self._uri}: decoding took longer than {self._config.decode.time_limit_s} s")
-            self._look_at(frame)
-            yield from self._close_overlong(frame.time_s - _LONGEST_LAG_S)
-            for cut in self._detector.feed(frame.index, frame.for_detection(self._config.scenes.detection_px)):
+                raise VideoDecodeError(
+                    f"{self._uri}: decoding took longer than {self._config.decode.time_limit_s} s: raise time_limit_s"
+                )
+            small = self._look_at(frame)
+            for cut in self._detector.feed(frame.index, frame.time_s, small.bgr):
                 yield from self._close(self._mark(cut))
+            yield from self._close_overlong(self._certain_s(frame.time_s))
         if self._start is None:
             raise NoVideoError(f"{self._uri}: no frame can be decoded: check that the file is complete")
         for cut in self._detector.finish():
@@ -155,31 +170,42 @@ class _Journey:
             "height": self._info.height,
         }
 
-    def _look_at(self, frame: Frame) -> None:
+    def _look_at(self, frame: Frame) -> SmallCopy:
         if self._start is None:
             self._start = _Mark(frame.index, frame.pts, frame.time_s, "start")
             self._first_s = frame.time_s
-        self._clock.append((frame.pts, frame.time_s))
-        self._num_frames = frame.index + 1
-        if self._motion.wants(frame.time_s):
-            self._motion.feed(frame.index, frame.time_s, frame.fitted(2 * self._config.motion.short_side_px))
+            self._small_size = detection_size(frame.picture, self._config.scenes.detection_px)
+        assert self._small_size is not None
+        small = SmallCopy(frame.picture, self._small_size)
+        self._clock.append(_Tick(frame.pts, frame.time_s, small.digest()))
+        self._num_frames, self._last_frame_ticks = frame.index + 1, frame.picture.duration or 0
+        if self._motion.wants(frame.index, frame.time_s):
+            long_side_px = self._motion.long_side_px
+            image = frame.fitted(long_side_px) if long_side_px else frame.image
+            self._motion.feed(frame.index, frame.time_s, image)
         self._candidates.offer(frame)
+        return small
 
     def _mark(self, cut: Cut) -> _Mark:
-        if cut.frame < self._clock_first:  # a split for length has gone past it
-            return _Mark(cut.frame, *self._clock[0], cut.kind)
-        pts, time_s = self._clock[cut.frame - self._clock_first]
-        return _Mark(cut.frame, pts, time_s, cut.kind)
+        tick = self._clock[max(0, cut.frame - self._clock_first)]  # 0: a split for length has gone past it
+        return _Mark(cut.frame, tick.pts, tick.time_s, cut.kind)
+
+    def _certain_s(self, now_s: float) -> float:
+        """The time before which no cut will come any more."""
+        known = self._detector.certain_before - self._clock_first
+        certain_s = self._clock[max(0, known)].time_s if known < len(self._clock) else now_s
+        return max(certain_s, now_s - _LONGEST_LAG_S)
 
     def _end_mark(self) -> _Mark:
-        """Just after the last frame: one mean frame interval later (the stated rate counts where there is a
-        single frame).
+        """Just after the last frame: as long as the file says it lasts, else one mean frame interval (with a single
+        frame, one at the stated rate).
         """
-        pts, time_s = self._clock[-1]
-        span = self._num_frames - 1
-        step_s = (time_s - self._first_s) / span if span else 1.0 / (self._info.fps or 25.0)
-        self._end_s = time_s + step_s
-        return _Mark(self._num_frames, pts + max(1, round(step_s / self._info.time_base)), self._end_s, "end")
+        last, span = self._clock[-1], self._num_frames - 1
+        mean_s = (last.time_s - self._first_s) / span if span else 1.0 / (self._info.fps or 25.0)
+        ticks = self._last_frame_ticks or max(1, round(mean_s / self._info.time_base))
+        base = self._info.time_base
+        self._end_s = (last.pts + ticks) * base.numerator / base.denominator
+        return _Mark(self._num_frames, last.pts + ticks, self._end_s, "end")
 
     def _close(self, end: _Mark) -> Iterator[ClipAnalysis]:
         """The clip between the last mark and `end`; none where a split for length has already gone past it."""
@@ -196,7 +222,7 @@ class _Journey:
         assert self._start is not None
         while certain_s - self._start.time_s > self._config.scenes.max_clip_s + 1e-6:
             middle = self._mark_from(self._start.time_s + self._config.scenes.max_clip_s)
-            if middle is None:
+            if middle is None or middle.time_s >= certain_s:
                 return
             yield self._advance(middle)
 
@@ -209,9 +235,9 @@ class _Journey:
 
     def _mark_from(self, time_s: float) -> _Mark | None:
         """The first frame not before `time_s`, as a mark of kind max_length."""
-        for offset, (pts, at_s) in enumerate(self._clock):
-            if at_s >= time_s - 1e-6:
-                return _Mark(self._clock_first + offset, pts, at_s, "max_length")
+        for offset, tick in enumerate(self._clock):
+            if tick.time_s >= time_s - 1e-6:
+                return _Mark(self._clock_first + offset, tick.pts, tick.time_s, "max_length")
         return None
 
     def _clear_of_transitions(self, start: _Mark, end: _Mark) -> tuple[float, float]:
@@ -223,12 +249,17 @@ class _Journey:
             end.time_s - (inset_s if end.kind in soft else 0.0),
         )
 
+    def _digest(self, num_frames: int) -> str:
+        """Of the first frames of the open clip; the same in whatever container they come."""
+        return hashlib.sha256(b"".join(tick.digest for tick in self._clock[:num_frames])).hexdigest()[:32]
+
     def _clip(self, start: _Mark, end: _Mark) -> ClipAnalysis:
-        duration_s = end.time_s - start.time_s
-        inset_s = self._config.decode.edge_inset_s
+        duration_s, num_frames = end.time_s - start.time_s, end.frame - start.frame
+        inset_s, num_grid = self._config.decode.edge_inset_s, self._config.decode.grid_frames
         chosen = self._candidates.nearest(start.frame, end.frame, key_times(start.time_s, end.time_s, inset_s))
-        grid = self._candidates.nearest(start.frame, end.frame, grid_times(start.time_s, end.time_s, 4, inset_s))
-        row = {
+        at_s = grid_times(start.time_s, end.time_s, num_grid, inset_s)
+        grid = self._candidates.nearest(start.frame, end.frame, at_s)
+        row: dict[str, object] = {
             "clip_id": schema.clip_id(self._sha256, start.pts, end.pts),
             "video_id": schema.video_id(self._sha256),
             "clip_index": self._num_clips,
@@ -237,20 +268,20 @@ class _Journey:
             "start_s": start.time_s,
             "end_s": end.time_s,
             "duration_s": duration_s,
-            "fps": (end.frame - start.frame) / duration_s,
+            "fps": num_frames / duration_s,
             "start_pts": start.pts,
             "end_pts": end.pts,
             "start_frame": start.frame,
-            "num_frames": end.frame - start.frame,
+            "num_frames": num_frames,
             "width": self._info.width,
             "height": self._info.height,
             "cut_in": start.kind,
             "cut_out": end.kind,
+            "content_digest": self._digest(num_frames),
             "frame_times_s": [candidate.time_s for candidate in chosen],
             "grid_times_s": [candidate.time_s for candidate in grid],
             "motion_score": self._motion.take(start.frame, end.frame, *self._clear_of_transitions(start, end)),
         }
         self._num_clips += 1
         self._candidates.drop_before(end.frame)
-        small = [candidate.reduced(self._config.decode.grid_frame_px) for candidate in grid]
-        return ClipAnalysis(row=row, frames=np.stack([c.image for c in chosen]), grid=np.stack(small))
+        return pictures(row, chosen, grid, self._config.decode)

@@ -1,5 +1,5 @@
-"""Small frames kept while a clip is open, from which its first, middle, last and grid frames are taken when
-it ends.
+"""Small frames kept while a clip is open, from which its first, middle, last and grid frames are taken when it ends;
+and the form in which a clip leaves the decoder.
 """
 
 from __future__ import annotations
@@ -10,9 +10,24 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from curation.video import Frame
+from curation.config import DecodeConfig
+from curation.picture import Frame
 
 MOST_PER_CLIP = 120
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipAnalysis:
+    """One clip as it leaves the decoder.
+
+    row: values of the `clips` columns known so far (all span columns, content_digest, frame_times_s, grid_times_s,
+    motion_score). frames: (3 h w 3) uint8 RGB, first, middle, last frame. grid: (n h w 3) uint8 RGB, evenly
+    spaced frames, in order of time.
+    """
+
+    row: dict[str, object]
+    frames: np.ndarray
+    grid: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -22,6 +37,11 @@ class Candidate:
     index: int
     time_s: float
     image: np.ndarray
+
+    @classmethod
+    def of(cls, frame: Frame, config: DecodeConfig) -> Candidate:
+        """`frame` at the size in which it is kept."""
+        return cls(frame.index, frame.time_s, frame.fitted(config.key_frame_px))
 
     def reduced(self, long_side_px: int) -> np.ndarray:
         """The image with its long side at most `long_side_px`."""
@@ -36,8 +56,8 @@ class Candidate:
 class CandidateBuffer:
     """Keeps a frame about every quarter second, and at most about 120 for the longest clip allowed."""
 
-    def __init__(self, long_side_px: int, longest_clip_s: float) -> None:
-        self._long_side_px = long_side_px
+    def __init__(self, config: DecodeConfig, longest_clip_s: float) -> None:
+        self._config = config
         self._interval_s = max(0.25, longest_clip_s / MOST_PER_CLIP)
         self._kept: list[Candidate] = []
         self._latest: Frame | None = None
@@ -69,7 +89,15 @@ class CandidateBuffer:
             self._keep(self._latest)
 
     def _keep(self, frame: Frame) -> None:
-        self._kept.append(Candidate(frame.index, frame.time_s, frame.fitted(self._long_side_px)))
+        self._kept.append(Candidate.of(frame, self._config))
+
+
+def pictures(
+    row: dict[str, object], chosen: Sequence[Candidate], grid: Sequence[Candidate], config: DecodeConfig
+) -> ClipAnalysis:
+    """The clip of `row` with its three key frames and its evenly spaced ones."""
+    small = [candidate.reduced(config.grid_frame_px) for candidate in grid]
+    return ClipAnalysis(row=row, frames=np.stack([candidate.image for candidate in chosen]), grid=np.stack(small))
 
 
 def key_times(start_s: float, end_s: float, inset_s: float) -> list[float]:

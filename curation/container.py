@@ -89,6 +89,8 @@ class PresentationClock:
         assert self.last is not None
         if stated is None:
             return self.last + 1
+        if stated > self.last:
+            return stated
         back_s = float((self.last - stated) * self.time_base)
         if back_s > LARGEST_BACKWARD_STEP_S:
             raise VideoDecodeError(f"{self.uri}: presentation time jumps back by {back_s:.2f} s: remux the file")

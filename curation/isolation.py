@@ -5,7 +5,10 @@ damaged input.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import resource
+import threading
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -14,6 +17,8 @@ from typing import Any, Generic, TypeVar, cast
 from curation.config import CurationError
 
 R = TypeVar("R")
+
+_PARENT_CHECK_S = 1.0
 
 
 class WorkerDiedError(CurationError):
@@ -24,8 +29,8 @@ class KillableWorker(Generic[R]):
     """Calls `function` in a child process; a call that kills the child, or outlasts the limit, raises and
     costs only itself.
 
-    The child is started by the first call and by the first one after a death. `function` must be importable
-    by name, its arguments and result picklable; exceptions it raises come through.
+    The child is started by the first call and by the first one after a death, and ends with its parent. `function` must
+    be importable by name, its arguments and result picklable; exceptions it raises come through.
     """
 
     def __init__(self, function: Callable[..., R], time_limit_s: float, memory_limit_bytes: int) -> None:
@@ -40,7 +45,10 @@ class KillableWorker(Generic[R]):
             WorkerDiedError: no result, because the child ended or took longer than the limit.
         """
         pipe = self._running()
-        pipe.send(arguments)
+        try:
+            pipe.send(arguments)
+        except OSError as lost:
+            raise WorkerDiedError(f"the decoder's process died (exit code {self.stop()}) between two calls") from lost
         if not pipe.poll(self._time_limit_s):
             self.stop()
             raise WorkerDiedError(
@@ -48,7 +56,7 @@ class KillableWorker(Generic[R]):
             )
         try:
             result, error = pipe.recv()
-        except EOFError as lost:
+        except (EOFError, OSError) as lost:
             code = self.stop()
             raise WorkerDiedError(f"the decoder's process died (exit code {code}): leave this file out") from lost
         if error is not None:
@@ -81,6 +89,7 @@ class KillableWorker(Generic[R]):
 
 
 def _serve(pipe: Connection, function: Callable[..., Any], memory_limit_bytes: int) -> None:
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     while True:
@@ -94,3 +103,12 @@ def _serve(pipe: Connection, function: Callable[..., Any], memory_limit_bytes: i
         except (ValueError, OSError, MemoryError, RuntimeError) as error:
             answer = (None, error)
         pipe.send(answer)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has gone, whatever it is doing: a hanging decoder never looks at
+    the pipe.
+    """
+    while os.getppid() == parent:
+        time.sleep(_PARENT_CHECK_S)
+    os._exit(1)

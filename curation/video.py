@@ -13,16 +13,15 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
 from pathlib import Path
 
 import av
-import cv2
 import fsspec
 import numpy as np
 
 from curation.config import CurationError
 from curation.container import NoVideoError, PresentationClock, VideoDecodeError, as_decode_error, open_stream
+from curation.picture import Frame, displayed_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,70 +39,6 @@ class VideoInfo:
     rotation_deg: int
     pixel_aspect: Fraction
     time_base: Fraction
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One decoded frame; pixels are converted when asked for, so frames that nobody looks at cost only their
-    decoding.
-    """
-
-    index: int
-    pts: int
-    time_s: float
-    picture: av.VideoFrame
-    pixel_aspect: Fraction
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height in px as displayed."""
-        width, height = max(1, round(self.picture.width * self.pixel_aspect)), self.picture.height
-        return (height, width) if self.picture.rotation % 180 else (width, height)
-
-    @cached_property
-    def stored_bgr(self) -> np.ndarray:
-        """(h w 3) uint8 BGR as stored: before rotation and pixel aspect."""
-        return self.picture.to_ndarray(format="bgr24")
-
-    @property
-    def image(self) -> np.ndarray:
-        """(h w 3) uint8 RGB at the displayed size."""
-        return self.resized(*self.size)
-
-    def resized(self, width: int, height: int) -> np.ndarray:
-        """(height width 3) uint8 RGB; area-averaged when smaller, linear when larger."""
-        turned = self.picture.rotation % 180 != 0
-        stored_size = (height, width) if turned else (width, height)
-        stored = self.stored_bgr
-        if stored_size != stored.shape[1::-1]:
-            smaller = stored_size[0] < stored.shape[1] or stored_size[1] < stored.shape[0]
-            stored = cv2.resize(stored, stored_size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
-        return np.ascontiguousarray(np.rot90(stored[:, :, ::-1], self.picture.rotation // 90))
-
-    def for_detection(self, long_side_px: int) -> np.ndarray:
-        """(h w 3) uint8 BGR as stored, reduced as PySceneDetect reduces it (linear, no smoothing), so that
-        its thresholds hold.
-        """
-        height, width = self.stored_bgr.shape[:2]
-        scale = long_side_px / max(width, height)
-        if scale >= 1.0:
-            return self.stored_bgr
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        return cv2.resize(self.stored_bgr, size, interpolation=cv2.INTER_LINEAR)
-
-    def fitted(self, long_side_px: int) -> np.ndarray:
-        """(h w 3) uint8 RGB with its long side at most `long_side_px`; never enlarged."""
-        width, height = self.size
-        scale = min(1.0, long_side_px / max(width, height))
-        return self.resized(max(1, round(width * scale)), max(1, round(height * scale)))
-
-    def covering(self, width: int, height: int) -> np.ndarray:
-        """(height width 3) uint8 RGB: resized to cover that size, centre cropped."""
-        full_width, full_height = self.size
-        scale = max(width / full_width, height / full_height)
-        covered = self.resized(max(width, round(full_width * scale)), max(height, round(full_height * scale)))
-        top, left = (covered.shape[0] - height) // 2, (covered.shape[1] - width) // 2
-        return np.ascontiguousarray(covered[top : top + height, left : left + width])
 
 
 def content_hash(uri: str) -> tuple[str, int]:
@@ -133,7 +68,7 @@ def probe(uri: str) -> VideoInfo:
             fps=float(rate) if rate else None,
             duration_s=stated_s or whole_s,
             rotation_deg=frame.picture.rotation,
-            pixel_aspect=frame.pixel_aspect,
+            pixel_aspect=stream.sample_aspect_ratio or Fraction(1),
             time_base=stream.time_base,
         )
 
@@ -149,10 +84,17 @@ def decode(uri: str, start_s: float | None = None) -> Iterator[Frame]:
         VideoDecodeError: not readable, or damaged; frames before the damage have been yielded by then.
     """
     with open_stream(uri) as (container, stream):
-        if start_s is not None:
-            with as_decode_error(uri):
-                container.seek(int(start_s / stream.time_base), stream=stream, backward=True)
-        yield from _frames(uri, container, stream)
+        yield from frames_from(uri, container, stream, start_s)
+
+
+def frames_from(
+    uri: str, container: av.container.InputContainer, stream: av.VideoStream, start_s: float | None
+) -> Iterator[Frame]:
+    """What `decode` yields, of an open container."""
+    if start_s is not None:
+        with as_decode_error(uri):
+            container.seek(int(start_s / stream.time_base), stream=stream, backward=True)
+    yield from _frames(uri, container, stream)
 
 
 def read_span(uri: str, start_s: float, end_s: float, fps: float) -> Iterator[Frame]:
@@ -274,11 +216,14 @@ def _decode_from(uri: str, start_s: float) -> Iterator[Frame]:
 
 def _frames(uri: str, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[Frame]:
     clock = PresentationClock(uri, stream.time_base)
-    aspect = stream.sample_aspect_ratio or Fraction(1)
+    base = stream.time_base
+    size: tuple[int, int] | None = None
     with as_decode_error(uri):
         for index, picture in enumerate(container.decode(stream)):
             pts = clock.presentation(picture.pts, picture.dts)
-            yield Frame(index, pts, float(pts * stream.time_base), picture, aspect)
+            if size is None:
+                size = displayed_size(picture, stream.sample_aspect_ratio or Fraction(1))
+            yield Frame(index, pts, pts * base.numerator / base.denominator, picture, size)
 
 
 def _require_contiguous(uri: str, spans: Sequence[tuple[float, float]]) -> None:

@@ -15,11 +15,12 @@ import pyarrow as pa
 import pytest
 
 from curation import profiles, schema
-from curation.analyse import VideoAnalysis, analyse_video
-from curation.config import CurationConfig, DecodeConfig, SceneConfig
+from curation.analyse import VideoAnalysis, analyse_video, decode_pass
+from curation.config import CurationConfig, CutDetectorConfig, DecodeConfig, SceneConfig
 from curation.isolation import KillableWorker, WorkerDiedError
+from curation.picture import SmallCopy, detection_size
 from curation.stages.scenes import find_cuts
-from curation.video import decode, write_video
+from curation.video import content_hash, decode, write_video
 
 # File, detector, threshold, cuts (PySceneDetect's published lists and its release 0.7.2).
 GOLDENS: list[tuple[str, Literal["adaptive", "content"], float, list[int]]] = [
@@ -40,9 +41,10 @@ GOLDENS: list[tuple[str, Literal["adaptive", "content"], float, list[int]]] = [
 ]
 
 
-def here(config: CurationConfig) -> CurationConfig:
-    """The same configuration, decoding in this process: a child costs a second to start."""
-    return dataclasses.replace(config, decode=dataclasses.replace(config.decode, isolated=False))
+def here(path: Path, config: CurationConfig | None = None) -> VideoAnalysis:
+    """Decoded in this process: a child costs a second to start."""
+    digest, _ = content_hash(str(path))
+    return decode_pass({"source_uri": str(path), "source_sha256": digest}, config or profiles.demo())
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +65,14 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_cuts_are_those_peers_publish(
     media: Callable[[str], Path], name: str, detector: Literal["adaptive", "content"], threshold: float, cuts: list[int]
 ) -> None:
-    config = SceneConfig(detector=detector, adaptive_threshold=threshold, content_threshold=threshold)
-    frames = (frame.for_detection(config.detection_px) for frame in decode(str(media(name))))
-    assert [cut.frame for cut in find_cuts(frames, config)] == cuts
+    config = SceneConfig(detectors=(CutDetectorConfig(detector=detector, threshold=threshold),))
+    pictures = (frame.picture for frame in decode(str(media(name))))
+    small = (SmallCopy(picture, detection_size(picture, config.detection_px)).bgr for picture in pictures)
+    assert [cut.frame for cut in find_cuts(small, config)] == cuts
 
 
 def test_clips_of_a_film(film: Path) -> None:
-    analysis = analyse_video(str(film), here(profiles.demo()))
+    analysis = here(film)
     assert analysis.video["status"] == "ok"
     assert (analysis.video["num_frames"], analysis.video["num_clips"]) == (96, 2)
     first, second = (clip.row for clip in analysis.clips)
@@ -83,7 +86,7 @@ def test_clips_of_a_film(film: Path) -> None:
 
 
 def test_rows_fit_the_schema_and_frames_are_of_their_clip(film: Path) -> None:
-    analysis = analyse_video(str(film), here(profiles.demo()))
+    analysis = here(film)
     table = pa.Table.from_pylist([clip.row for clip in analysis.clips], schema=schema.clips_schema(8))
     assert table["clip_id"].null_count == 0
     for clip, ground in zip(analysis.clips, ((200, 60, 40), (20, 90, 200)), strict=True):
@@ -96,15 +99,15 @@ def test_rows_fit_the_schema_and_frames_are_of_their_clip(film: Path) -> None:
 def test_ids_are_stable(film: Path, tmp_path: Path) -> None:
     copy = tmp_path / "other name.mp4"
     copy.write_bytes(film.read_bytes())
-    ids = [[c.row["clip_id"] for c in analyse_video(str(p), here(profiles.demo())).clips] for p in (film, copy)]
+    ids = [[c.row["clip_id"] for c in here(p).clips] for p in (film, copy)]
     assert ids[0] == ids[1]
     assert len(set(ids[0])) == 2
 
 
 def test_long_scenes_are_split(film: Path) -> None:
-    config = here(profiles.demo())
+    config = profiles.demo()
     config = dataclasses.replace(config, scenes=dataclasses.replace(config.scenes, max_clip_s=1.25))
-    rows = [clip.row for clip in analyse_video(str(film), config).clips]
+    rows = [clip.row for clip in here(film, config).clips]
     assert [row["num_frames"] for row in rows] == [20, 20, 8, 20, 20, 8]
     assert [row["cut_out"] for row in rows] == ["max_length", "max_length", "hard", "max_length", "max_length", "end"]
     assert all(rows[k]["end_pts"] == rows[k + 1]["start_pts"] for k in range(5))
@@ -114,20 +117,20 @@ def test_long_scenes_are_split(film: Path) -> None:
 def test_bad_files_are_failed_rows(tmp_path: Path, name: str, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    video = analyse_video(str(tmp_path / name), here(profiles.demo())).video
+    video = analyse_video(str(tmp_path / name), profiles.demo()).video
     assert video["status"] == "failed"
     assert video["error_stage"] == ("read" if content is None else "decode")
     assert "\n" not in str(video["error_message"])
 
 
 def test_decoding_time_is_limited(film: Path) -> None:
-    config = dataclasses.replace(profiles.demo(), decode=DecodeConfig(isolated=False, time_limit_s=0.0))
-    video = analyse_video(str(film), config).video
+    config = dataclasses.replace(profiles.demo(), decode=DecodeConfig(time_limit_s=0.0))
+    video = here(film, config).video
     assert (video["status"], video["error_type"]) == ("failed", "VideoDecodeError")
 
 
 def test_child_process_gives_the_same_answer(film: Path) -> None:
-    inside, outside = (analyse_video(str(film), c) for c in (here(profiles.demo()), profiles.demo()))
+    inside, outside = here(film), analyse_video(str(film), profiles.demo())
     assert [clip.row for clip in inside.clips] == [clip.row for clip in outside.clips]
     assert all(np.array_equal(a.frames, b.frames) for a, b in zip(inside.clips, outside.clips, strict=True))
 

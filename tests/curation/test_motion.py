@@ -27,7 +27,7 @@ def moved(image: np.ndarray, dx: float) -> np.ndarray:
 def score(images: list[np.ndarray], times_s: list[float], config: MotionConfig | None = None) -> float | None:
     meter = MotionMeter(config or MotionConfig())
     for index, (image, time_s) in enumerate(zip(images, times_s, strict=True)):
-        if meter.wants(time_s):
+        if meter.wants(index, time_s):
             meter.feed(index, time_s, image)
     return meter.take(0, len(images), 0.0, times_s[-1])
 

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from curation.config import SceneConfig
-from curation.stages.scenes import Cut, find_cuts, mean_share
+from curation.config import CutDetectorConfig, SceneConfig
+from curation.cut_rules import mixture_share
+from curation.stages.scenes import Cut, find_cuts
 
-EVERYTHING = SceneConfig(fade_threshold=12.0, dissolve_window_frames=16)
+EVERYTHING = SceneConfig(fade_threshold=12.0, white_threshold=243.0, dissolve_window_s=0.64)
 
 
 def still(seed: int, frames: int) -> list[np.ndarray]:
@@ -34,8 +35,8 @@ def dissolve(before: list[np.ndarray], after: list[np.ndarray], length: int) -> 
 @pytest.mark.parametrize("detector", ["adaptive", "content"])
 def test_hard_cuts_at_the_first_frame_of_the_new_scene(detector: str) -> None:
     frames = still(0, 30) + still(1, 40) + still(2, 35)
-    config = SceneConfig(detector="content" if detector == "content" else "adaptive")
-    assert find_cuts(frames, config) == [Cut(30, "hard"), Cut(70, "hard")]
+    kind = CutDetectorConfig(detector="content", threshold=27.0) if detector == "content" else CutDetectorConfig()
+    assert find_cuts(frames, SceneConfig(detectors=(kind,))) == [Cut(30, "hard"), Cut(70, "hard")]
 
 
 def test_transitions_are_told_apart() -> None:
@@ -60,11 +61,11 @@ def test_a_moving_picture_is_no_dissolve() -> None:
     assert find_cuts([np.ascontiguousarray(wide[:, 2 * k : 2 * k + 64]) for k in range(100)], EVERYTHING) == []
 
 
-def test_mean_share_is_one_for_a_mean_and_zero_for_a_cut() -> None:
+def test_mixture_share_is_one_for_a_mean_and_zero_for_a_cut() -> None:
     before, after = (frame.astype(np.float32) for frame in (still(0, 1)[0], still(1, 1)[0]))
-    assert mean_share(before, (before + after) / 2, after) == pytest.approx(1.0)
-    assert mean_share(before, before, after) == 0.0
-    assert mean_share(before, before * 0.75, before * 0.5) == 0.0
+    assert mixture_share(before, (before + after) / 2, after) == pytest.approx(1.0)
+    assert mixture_share(before, before, after) == 0.0
+    assert mixture_share(before, before * 0.75, before * 0.5) == 0.0
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 20])

@@ -1,6 +1,5 @@
 """Bars on held-out toon episodes, against their truth: cuts, static scenes, burned-in text."""
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pandas as pd
 import pytest
 
 from curation import profiles
-from curation.analyse import ClipAnalysis, analyse_video
+from curation.analyse import ClipAnalysis, decode_pass
 from curation.config import AxisRule, SelectConfig
 from curation.stages.select import select
 from curation.stages.text import TextDetector
@@ -23,10 +22,9 @@ Filmed = list[tuple[world.Episode, list[ClipAnalysis]]]
 
 
 def analysed(episode: world.Episode, path: Path) -> list[ClipAnalysis]:
-    demo = profiles.demo()
-    config = dataclasses.replace(demo, decode=dataclasses.replace(demo.decode, isolated=False))
+
     write_video(path, world.frames(episode, 128, 128), FPS, gop_frames=48)
-    analysis = analyse_video(str(path), config)
+    analysis = decode_pass({"source_uri": str(path), "source_sha256": "0" * 64}, profiles.demo())
     assert analysis.video["status"] == "ok"
     return analysis.clips
 
