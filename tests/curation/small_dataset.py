@@ -130,7 +130,7 @@ def _file(clip: dict[str, Any]) -> dict[str, Any]:
 def _ending(uri: str, n: int, status: str) -> dict[str, Any]:
     decoded = {"duration_s": 3.0, "fps": float(FPS), "num_frames": 48, "width": 64, "height": 48, "codec": "h264"}
     known = {"video_id": f"video{n}", "source_uri": uri, "status": status, "num_clips": 3 if status == "ok" else 0}
-    return known | (decoded if status == "ok" else {})
+    return known | (decoded | {"num_kept": 2} if status == "ok" else {})
 
 
 def _run(clips: list[dict[str, Any]], video: int) -> dict[str, Any]:
