@@ -1,7 +1,8 @@
 """Aesthetic score in LAION's form: a linear head on the L2-normalised CLIP image embedding (LAION-Aesthetics v1).
 
 Heads in LAION's own .pth files are read too, the stack of linear layers of the improved predictor included; it has no
-activation between its layers, so any such stack is folded into one linear map.
+activation between its layers, so any such stack is folded into one linear map. Pickled files are read with
+weights_only: tensors come out of them, code does not run.
 """
 
 import pickle
@@ -22,7 +23,7 @@ class AestheticHeadError(CurationError):
 
 
 class AestheticHead:
-    """score = weight · embedding + bias, about 1 (poor) to 10."""
+    """score = weight · embedding + bias, on the scale that `AestheticsConfig.scale` names."""
 
     def __init__(self, weight: np.ndarray, bias: float) -> None:
         self.weight = weight
@@ -30,8 +31,17 @@ class AestheticHead:
 
     @classmethod
     def load(cls, config: AestheticsConfig) -> "AestheticHead":
-        """Read `config.head`: .safetensors with weight (1 d) and bias (1,), or a .pth of LAION's."""
-        weight, bias = fold(_read(config.head), config.head)
+        """Read `config.head`: .safetensors with weight (1 d) and bias (1,), or a .pth of LAION's.
+
+        Raises:
+            AestheticHeadError: missing, damaged, no linear head, or not of the scale that `config.scale` names.
+        """
+        state = _read(config.head)
+        weight, bias = fold(state, config.head)
+        layers = sorted(
+            (key for key in state if key.endswith("bias")), key=lambda key: _layer_order(key[: -len(".bias")])
+        )
+        _check_scale(config, [len(state[key]) for key in layers], len(weight))
         return cls(weight, bias)
 
     def score(self, embeddings: np.ndarray) -> np.ndarray:
@@ -65,6 +75,24 @@ def fold(state: Mapping[str, np.ndarray], source: Path) -> tuple[np.ndarray, flo
     return weight[0], float(bias[0])
 
 
+# Outputs of each layer, and the widths of the CLIP models the heads were trained on.
+SCALES: dict[str, tuple[list[int], tuple[int, ...]]] = {
+    "laion-v1": ([1], (512, 768)),
+    "laion-improved": ([1024, 128, 64, 16, 1], (768,)),
+}
+
+
+def _check_scale(config: AestheticsConfig, layers: list[int], width: int) -> None:
+    """A score must not be published under the name of another scale; v1 and a head of one's own look alike."""
+    scales = [name for name, (sizes, widths) in SCALES.items() if sizes == layers and width in widths]
+    if config.scale == "own" or config.scale in scales:
+        return
+    raise AestheticHeadError(
+        f"{config.head} is no {config.scale} head (layers {layers} on embeddings of width {width}): set "
+        f"aesthetics.scale to {' or '.join([*scales, 'own'])}"
+    )
+
+
 def _layer_order(name: str) -> tuple[int, str]:
     """`layers.10` comes after `layers.2`."""
     number = name.rpartition(".")[2]
@@ -78,6 +106,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
-        return {key: value.float().numpy() for key, value in state.items()}
+        return {str(key): value.float().numpy() for key, value in state.items()}
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
-        raise AestheticHeadError(f"{path} is not a readable aesthetic head ({error}): restore the file") from error
+        raise AestheticHeadError(
+            f"{path} is not a readable aesthetic head ({' '.join(str(error).split())[:200]}): restore the file"
+        ) from error

@@ -7,18 +7,22 @@ paper. Detection only, nothing is read. Both see images scaled to one canvas siz
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from curation.config import CurationError, TextConfig
+from curation.model_files import CRAFT_FILE
 
-CRAFT_FILE = "craft_mlt_25k.pth"
 # Text smaller than this cannot be told from texture; a picture this small has none.
 _SMALLEST_SIDE_PX = 8
 Boxes = list[np.ndarray]
+FindBoxes = Callable[[np.ndarray], list[Boxes]]
+"""(n h w 3) uint8 RGB, n images of one size → the boxes of each."""
 
 
 class TextDetector:
@@ -29,20 +33,28 @@ class TextDetector:
     """
 
     def __init__(self, config: TextConfig) -> None:
-        self._canvas_px, self._largest_scale = config.canvas_px, config.largest_scale
-        self._find: Callable[[np.ndarray], Boxes] = (
-            _rapidocr(config) if config.detector == "rapidocr" else _easyocr(config)
-        )
+        self.config = config
+        self._find: FindBoxes = _rapidocr(config) if config.detector == "rapidocr" else _easyocr(config)
 
     def area_frac(self, images: Sequence[np.ndarray]) -> list[float]:
-        """Text area over image area, 0..1, of each (h w 3) uint8 RGB image."""
-        return [self._area_of(image) for image in images]
+        """Text area over image area, 0..1, of each (h w 3) uint8 RGB image; sizes may differ."""
+        areas = [0.0] * len(images)
+        for places, canvases in self._batches(images):
+            height, width = canvases.shape[1:3]
+            for place, boxes in zip(places, self._find(canvases), strict=True):
+                areas[place] = union_area_frac(boxes, height, width)
+        return areas
 
-    def _area_of(self, image: np.ndarray) -> float:
-        if min(image.shape[:2]) < _SMALLEST_SIDE_PX:
-            return 0.0
-        canvas = scaled_to(image, self._canvas_px, self._largest_scale)
-        return union_area_frac(self._find(canvas), canvas.shape[0], canvas.shape[1])
+    def _batches(self, images: Sequence[np.ndarray]) -> list[tuple[list[int], np.ndarray]]:
+        """Images large enough for text, on their canvas, by size: their places and (n h w 3), n ≤ `batch_size`."""
+        by_size: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
+        for place, image in enumerate(images):
+            if min(image.shape[:2]) >= _SMALLEST_SIDE_PX:
+                canvas = scaled_to(image, self.config.canvas_px, self.config.largest_scale)
+                by_size.setdefault(canvas.shape, []).append((place, canvas))
+        size = self.config.batch_size
+        parts = [group[i : i + size] for group in by_size.values() for i in range(0, len(group), size)]
+        return [([place for place, _ in part], np.stack([canvas for _, canvas in part])) for part in parts]
 
 
 def scaled_to(image: np.ndarray, long_side_px: int, largest_scale: float) -> np.ndarray:
@@ -63,7 +75,7 @@ def union_area_frac(boxes: Boxes, height: int, width: int) -> float:
     return float(covered.mean())
 
 
-def _rapidocr(config: TextConfig) -> Callable[[np.ndarray], Boxes]:
+def _rapidocr(config: TextConfig) -> FindBoxes:
     """RapidOCR's detector (PP-OCRv4, DBNet), one thread, no resizing of its own."""
     import rapidocr_onnxruntime
     from rapidocr_onnxruntime.ch_ppocr_det import TextDetector as DbDetector
@@ -84,26 +96,39 @@ def _rapidocr(config: TextConfig) -> Callable[[np.ndarray], Boxes]:
         }
     )
 
-    def find(image: np.ndarray) -> Boxes:
-        boxes, _ = detect(np.ascontiguousarray(image[:, :, ::-1]))
-        return [] if boxes is None else list(boxes)
+    def find(images: np.ndarray) -> list[Boxes]:
+        found = [detect(np.ascontiguousarray(image[:, :, ::-1]))[0] for image in images]
+        return [[] if boxes is None else list(boxes) for boxes in found]
 
     return find
 
 
-def _easyocr(config: TextConfig) -> Callable[[np.ndarray], Boxes]:
-    """EasyOCR's CRAFT; its boxes are merged to lines and padded by 10 %, hence the union."""
+def _easyocr(config: TextConfig) -> FindBoxes:
+    """EasyOCR's CRAFT; its boxes are merged to lines and padded by 10 %, hence the union.
+
+    It checks the md5 of the weights before it reads them.
+    """
     folder = config.weights_dir
     if folder is None or not (folder / CRAFT_FILE).is_file():
         place = folder / CRAFT_FILE if folder else CRAFT_FILE
         raise CurationError(
             f"text detector weights {place} not found: put {CRAFT_FILE} there, or use --profile demo (RapidOCR)"
         )
+    reader = _craft_reader(folder)
+
+    def find(images: np.ndarray) -> list[Boxes]:
+        upright, tilted = reader.detect(images, canvas_size=config.canvas_px, reformat=False)
+        return [_corners(level, free) for level, free in zip(upright, tilted, strict=True)]
+
+    return find
+
+
+def _craft_reader(folder: Path) -> Any:
     import easyocr
     import torch
 
     try:
-        reader = easyocr.Reader(
+        return easyocr.Reader(
             ["en"],
             gpu=torch.cuda.is_available(),
             recognizer=False,
@@ -112,12 +137,14 @@ def _easyocr(config: TextConfig) -> Callable[[np.ndarray], Boxes]:
             model_storage_directory=str(folder),
             user_network_directory=str(folder),
         )
-    except FileNotFoundError as error:
-        raise CurationError(f"text detector weights in {folder} are damaged ({error}): replace {CRAFT_FILE}") from error
+    except (FileNotFoundError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CurationError(
+            f"text detector weights in {folder} are damaged ({reason}): replace {CRAFT_FILE}"
+        ) from error
 
-    def find(image: np.ndarray) -> Boxes:
-        level, tilted = reader.detect(image, canvas_size=config.canvas_px, reformat=False)
-        upright = [np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]) for x0, x1, y0, y1 in level[0]]
-        return upright + [np.array(box) for box in tilted[0]]
 
-    return find
+def _corners(level: Sequence[Sequence[float]], tilted: Sequence[Sequence[Sequence[float]]]) -> Boxes:
+    """EasyOCR's level boxes (x0, x1, y0, y1) and tilted ones (four corners) as (4 2): corners x, y in px."""
+    upright = [np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]) for x0, x1, y0, y1 in level]
+    return upright + [np.array(box) for box in tilted]

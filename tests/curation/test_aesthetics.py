@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -25,10 +26,11 @@ KNOWN = [
 def test_laion_heads_give_their_known_scores(
     media: Callable[[str], Path], head: str, model: str, scores: dict[int, float]
 ) -> None:
-    loaded = AestheticHead.load(AestheticsConfig(head=media(head)))
+    scale: Literal["laion-v1", "laion-improved"] = "laion-improved" if head == IMPROVED else "laion-v1"
+    loaded = AestheticHead.load(AestheticsConfig(head=media(head), scale=scale))
     for rating, expected in scores.items():
         embedding = np.load(media(f"laion-aesthetic-v1/{model}_embeddings_rating{rating}.npy")).reshape(1, -1)
-        assert loaded.score(embedding)[0] == pytest.approx(expected, abs=2e-3)
+        assert loaded.score(embedding)[0] == pytest.approx(expected, abs=1e-3)
 
 
 def test_stack_of_layers_equals_its_layers_one_after_another() -> None:
@@ -62,7 +64,44 @@ def test_unreadable_heads_are_one_line(tmp_path: Path) -> None:
             AestheticHead.load(AestheticsConfig(head=path))
 
 
-def test_pickled_code_is_not_run(tmp_path: Path) -> None:
-    torch.save({"weight": Path("anything but tensors")}, tmp_path / "head.pth")
-    with pytest.raises(AestheticHeadError):
+class Malicious:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickled_code_is_not_run(tmp_path: Path, zipped: bool) -> None:
+    mark, head = tmp_path / "mark", tmp_path / "head.pth"
+    layer = {"weight": torch.ones(1, 512), "bias": torch.zeros(1)}
+    torch.save({**layer, "extra": Malicious(mark)}, head, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(AestheticHeadError, match=r"head\.pth is not a readable aesthetic head"):
+        AestheticHead.load(AestheticsConfig(head=head))
+    assert not mark.exists()
+    torch.load(head, weights_only=False)
+    assert mark.exists(), "the file would have done harm"
+
+
+@pytest.mark.parametrize(
+    ("scale", "widths", "known"),
+    [("laion-v1", [6, 1], "own"), ("laion-improved", [768, 1], "laion-v1 or own"), ("laion-v1", [500, 1], "own")],
+)
+def test_a_head_is_not_taken_for_one_of_another_scale(
+    tmp_path: Path, scale: Literal["laion-v1", "laion-improved"], widths: list[int], known: str
+) -> None:
+    path = tmp_path / "h.safetensors"
+    save_file({"weight": np.ones((1, widths[0]), np.float32), "bias": np.zeros(1, np.float32)}, path)
+    with pytest.raises(AestheticHeadError, match=f"is no {scale} head .* set aesthetics.scale to {known}$"):
+        AestheticHead.load(AestheticsConfig(head=path, scale=scale))
+    assert AestheticHead.load(AestheticsConfig(head=path)).score(np.ones((1, widths[0]), np.float32)) == widths[0]
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"weight": "text"}, {"layer": torch.ones(3)}, torch.ones(2)])
+def test_files_of_something_else_are_one_line(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "head.pth")
+    with pytest.raises(AestheticHeadError, match=r"head\.pth"):
         AestheticHead.load(AestheticsConfig(head=tmp_path / "head.pth"))
