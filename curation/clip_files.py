@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from curation.config import ClipFileConfig, RunConfig
 from curation.stream_copy import (
@@ -43,8 +43,7 @@ class ClipFile:
     file_loss_frac: float | None = None
 
 
-@dataclass(frozen=True)
-class CopyLoss:
+class CopyLoss(NamedTuple):
     """Share of a clip's duration, 0..1, that a copy lacks: here, and with both ends at key frames (SVD App. C)."""
 
     here: float
@@ -64,6 +63,7 @@ def write_clip_file(row: dict[str, Any], path: Path, config: ClipFileConfig, run
     """
     if config.materialize == "none":
         return asdict(ClipFile())
+    row = _plain(row)
     if config.materialize == "encode":
         return asdict(_encode(row, path, config, runs))
     largest_loss_frac = config.largest_loss_frac if config.materialize == "auto" else 1.0
@@ -80,12 +80,19 @@ def write_clip_file(row: dict[str, Any], path: Path, config: ClipFileConfig, run
 
 def copy_loss(row: dict[str, Any]) -> CopyLoss:
     """What stream copy would lose of the clip of `row`, from packets alone. Raises VideoDecodeError."""
-    table = _packets_of(row)
-    span = (row["start_pts"], row["end_pts"])
+    table = _packets_of(_plain(row))
+    span = (int(row["start_pts"]), int(row["end_pts"]))
     plan, snapped = plan_copy(table.packets, *span), plan_both_ends(table.packets, *span)
     length = span[1] - span[0]
     here = 1 - (plan.end_pts - plan.start_pts) / length if plan else 1.0
     return CopyLoss(here, 1 - (snapped[1] - snapped[0]) / length if snapped else 1.0)
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with Python's numbers in place of numpy's, wherever it was read from."""
+    counts = {name: int(row[name]) for name in ("start_pts", "end_pts", "num_frames")}
+    times = {name: float(row[name]) for name in ("start_s", "end_s", "duration_s")}
+    return {**row, **counts, **times}
 
 
 # --- copy -----------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from av.container import Flags
 
 from curation.config import CurationError
 from curation.container import VideoDecodeError, as_decode_error, open_stream
+from curation.store import StoreError
 
 MP4_CODECS = ("h264", "hevc", "av1", "vp9", "mpeg4")
 """Codecs whose copies are .mp4; all others are .mkv, which holds everything."""
@@ -30,7 +31,7 @@ class NotCopyableError(VideoDecodeError):
     """A source that decodes, but whose packets cannot be moved as they are."""
 
 
-class ClipFileError(CurationError):
+class ClipFileError(StoreError):
     """A clip file cannot be written: no fault of the source."""
 
 
