@@ -160,8 +160,8 @@ class EmbedConfig:
     """CLIP embeddings of first, middle and last frame (open_clip)."""
 
     weights: Path = SHIPPED_WEIGHTS / "coca"
-    """A checkpoint file of `architecture`, or, when `architecture` is null, a folder in open_clip's local-dir
-    layout.
+    """A checkpoint file of `architecture`, or a tag of it (openai, laion2b_s32b_b82k …) that open_clip has downloaded
+    before; when `architecture` is null, a folder in open_clip's local-dir layout.
     """
     architecture: str | None = None
     """open_clip architecture name, e.g. ViT-L-14-quickgelu; null reads it from the folder `weights`."""
@@ -226,7 +226,8 @@ class VideoCaptionConfig:
     """coca_grid: CoCa on a 2x2 grid of four frames. transformers: any image-text-to-text model of that library, BLIP-2
     (its frames joined as in VideoBLIP) or one with a chat template and several images (Qwen2-VL, SmolVLM …)."""
     weights: Path = SHIPPED_WEIGHTS / "coca"
-    """coca_grid: as in CaptionConfig. transformers: a folder as its save_pretrained writes, processor included."""
+    """coca_grid: as in CaptionConfig. transformers: a folder as its save_pretrained writes, processor included,
+    or the name (OWNER/NAME) of a model that the cache of Hugging Face has."""
     architecture: str | None = None
     prompt: str | None = None
     """transformers: what the model is asked, in words; null asks a chat model for a caption, BLIP-2 nothing."""

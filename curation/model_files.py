@@ -1,5 +1,8 @@
 """What can be said about model files without loading them: which are missing or cut short, where one gets them, how
-wide an embedding is. Imports no model library.
+wide an embedding is.
+
+Imports no model library, unless a model is given by a name that only the library's cache can turn into a file.
+Nothing here or elsewhere downloads: that is what the commands in the messages are for.
 """
 
 import hashlib
@@ -15,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from curation.config import CaptionConfig, CurationConfig, CurationError, EmbedConfig, VideoCaptionConfig
 
+OpenClipConfig = EmbedConfig | CaptionConfig | VideoCaptionConfig
 WEIGHT_NAMES = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
@@ -95,13 +99,22 @@ def _files_of(stage: str, config: CurationConfig) -> Iterator[ModelFile]:
         yield from _open_clip("video_caption.weights", config.video_caption)
     elif stage == "video_caption":
         weights = config.video_caption.weights
-        for path in transformers_files(weights):
+        for path in transformers_files(transformers_folder(weights)):
             yield ModelFile("video_caption.weights", path, _downloaded(weights))
 
 
-def _open_clip(field: str, config: EmbedConfig | CaptionConfig | VideoCaptionConfig) -> Iterator[ModelFile]:
+def _open_clip(field: str, config: OpenClipConfig) -> Iterator[ModelFile]:
+    remedy = _downloaded(config.weights)
+    if config.architecture is not None:
+        unknown = "open_clip knows no such architecture, see open_clip.list_models()"
+        yield ModelFile(field.replace("weights", "architecture"), _model_json(config), unknown)
+        if _is_tag(config.weights):
+            fetch = (
+                f"import open_clip; open_clip.create_model({config.architecture!r}, pretrained={str(config.weights)!r})"
+            )
+            remedy = f"run  python -c {shlex.quote(fetch)}  on each node, or give the path of a checkpoint"
     for path in open_clip_files(config):
-        yield ModelFile(field, path, _downloaded(config.weights))
+        yield ModelFile(field, path, remedy)
 
 
 # --- remedies ---------------------------------------------------------------------------------------------------------
@@ -118,6 +131,8 @@ def _fetched(path: Path) -> str:
 
 def _downloaded(weights: Path) -> str:
     """By `hf`, the command of huggingface_hub, which transformers brings along."""
+    if _is_hub_name(weights):
+        return f"run  hf download {weights}  on each node, or give the path of a folder"
     if weights.name not in HUB_FOLDERS:
         return _otherwise(weights)
     repository, names = HUB_FOLDERS[weights.name]
@@ -133,12 +148,50 @@ def _otherwise(path: Path) -> str:
 # --- which files a model consists of ----------------------------------------------------------------------------------
 
 
-def open_clip_files(config: EmbedConfig | CaptionConfig | VideoCaptionConfig) -> list[Path]:
+def open_clip_files(config: OpenClipConfig) -> list[Path]:
     """The files an open_clip model is read from: one checkpoint, or configuration and weights in one folder."""
     if config.architecture is not None:
-        return [config.weights]
+        cached = _of_tag(config.architecture, str(config.weights)) if _is_tag(config.weights) else None
+        return [cached or config.weights]
     found = [config.weights / name for name in WEIGHT_NAMES if (config.weights / name).is_file()]
     return [config.weights / "open_clip_config.json", (found or [config.weights / WEIGHT_NAMES[0]])[0]]
+
+
+def _is_tag(weights: Path) -> bool:
+    """Whether `weights` may be a name like openai or laion2b_s32b_b82k, of weights that open_clip has published."""
+    return not weights.exists() and len(weights.parts) == 1 and not weights.suffix
+
+
+def _of_tag(architecture: str, tag: str) -> Path | None:
+    """The checkpoint in the cache of Hugging Face, or in that of open_clip; null where it was never downloaded."""
+    import huggingface_hub
+    import open_clip
+
+    source = open_clip.get_pretrained_cfg(architecture, tag) or {}
+    repository, _, name = source.get("hf_hub", "").rpartition("/")
+    for file_name in [name] if name else WEIGHT_NAMES if repository else []:
+        found = huggingface_hub.try_to_load_from_cache(repository, file_name)
+        if isinstance(found, str):
+            return Path(found)
+    downloaded = Path("~/.cache/clip").expanduser() / Path(source.get("url", "")).name
+    return downloaded if downloaded.is_file() else None
+
+
+def _is_hub_name(weights: Path) -> bool:
+    return not weights.exists() and len(weights.parts) == 2 and weights.parts[0] not in ("models", ".", "..", "/")
+
+
+def transformers_folder(weights: Path) -> Path:
+    """The folder of a model given by path, or by its name (OWNER/NAME) if the cache of Hugging Face has it."""
+    if not _is_hub_name(weights):
+        return weights
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(huggingface_hub.snapshot_download(str(weights), local_files_only=True))
+    except LocalEntryNotFoundError:
+        return weights
 
 
 def transformers_files(folder: Path) -> list[Path]:
@@ -170,6 +223,10 @@ def _damage(path: Path) -> str | None:
 def embedding_dim(config: EmbedConfig) -> int:
     """Width d of the model's image embedding, read from its JSON description."""
     path = _model_json(config)
+    if config.architecture is not None and not path.is_file():
+        raise ModelFileError(
+            f"open_clip knows no architecture {config.architecture!r}: see open_clip.list_models() for the names"
+        )
     values = _json(path)
     try:
         return int(values.get("model_cfg", values)["embed_dim"])
@@ -185,15 +242,10 @@ def _json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _model_json(config: EmbedConfig) -> Path:
+def _model_json(config: OpenClipConfig) -> Path:
     if config.architecture is None:
         return config.weights / "open_clip_config.json"
     spec = importlib.util.find_spec("open_clip")
     assert spec is not None
     assert spec.origin is not None, "open_clip is a dependency of this package"
-    path = Path(spec.origin).parent / "model_configs" / f"{config.architecture}.json"
-    if not path.is_file():
-        raise ModelFileError(
-            f"open_clip knows no architecture {config.architecture!r}: see open_clip.list_models() for the names"
-        )
-    return path
+    return Path(spec.origin).parent / "model_configs" / f"{config.architecture}.json"

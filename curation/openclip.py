@@ -15,8 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from curation.config import CaptionConfig, EmbedConfig, VideoCaptionConfig
-from curation.model_files import ModelFileError, open_clip_files
+from curation.model_files import ModelFileError, OpenClipConfig, open_clip_files
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
@@ -78,8 +77,9 @@ def placement(gpu_dtype: Literal["float32", "float16", "bfloat16"]) -> tuple[tor
     return torch.device("cpu"), torch.float32
 
 
-def load_open_clip(config: EmbedConfig | CaptionConfig | VideoCaptionConfig) -> OpenClip:
-    """Load a folder (open_clip_config.json beside its weights), or a checkpoint of a named architecture.
+def load_open_clip(config: OpenClipConfig) -> OpenClip:
+    """Load a folder (open_clip_config.json beside its weights), or a checkpoint of a named architecture, given by path
+    or by the tag under which open_clip's cache has it.
 
     Never downloads; pickled checkpoints are read with weights_only. Stages of one process that name the same files
     share one model. Raises ModelFileError naming the file that is missing or does not fit.

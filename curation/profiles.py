@@ -19,6 +19,7 @@ from curation.config import (
     SceneConfig,
     SelectConfig,
     TextConfig,
+    VideoCaptionConfig,
 )
 
 CASCADE = (
@@ -49,7 +50,8 @@ def demo() -> CurationConfig:
 
 def svd() -> CurationConfig:
     """Stable Video Diffusion's recipe (Sec. 3, App. C, E.2); model files are expected under models/ of the
-    working directory.
+    working directory, and `curation.model_files` knows where one gets each. The merger is the template until `merge`
+    names an endpoint.
     """
     rules = (
         AxisRule(axis="duration_s", minimum=2.0),
@@ -61,13 +63,16 @@ def svd() -> CurationConfig:
     models = Path("models")
     return CurationConfig(
         profile="svd",
-        decode=DecodeConfig(key_frame_px=448),
+        decode=DecodeConfig(key_frame_px=400, grid_frame_px=224),  # 2 MB per clip, square frames included
         scenes=SceneConfig(detectors=CASCADE, fade_threshold=12.0, white_threshold=243.0, dissolve_window_s=1.0),
         text=TextConfig(detector="easyocr", weights_dir=models / "easyocr", canvas_px=640),
-        embed=EmbedConfig(weights=models / "clip-vit-l-14-openai.safetensors", architecture="ViT-L-14-quickgelu"),
-        aesthetics=AestheticsConfig(head=models / "sa_0_4_vit_l_14_linear.pth"),
+        embed=EmbedConfig(weights=models / "clip-vit-l-14-openai"),
+        aesthetics=AestheticsConfig(head=models / "sa_0_4_vit_l_14_linear.pth", scale="laion-v1"),
         caption=CaptionConfig(
-            weights=models / "coca-vit-l-14.safetensors", architecture="coca_ViT-L-14", max_tokens=30
+            weights=models / "coca-vit-l-14-mscoco", decoding="beam", max_tokens=29, gpu_dtype="bfloat16"
+        ),
+        video_caption=VideoCaptionConfig(
+            model="transformers", weights=models / "blip2-opt-2.7b", max_tokens=40, gpu_dtype="bfloat16"
         ),
         dedup=DedupConfig(eps=0.01),
         select=SelectConfig(rules=rules),

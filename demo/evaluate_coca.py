@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from curation.config import AestheticsConfig, CaptionConfig, EmbedConfig
+from curation.config import AestheticsConfig, CaptionConfig, EmbedConfig, VideoCaptionConfig
 from curation.stages.aesthetics import AestheticHead
 from curation.stages.caption import Captioner
 from curation.stages.embed import FrameEmbedder
+from curation.stages.video_caption import VideoCaptioner
 from demo import world
 from pipelines import cli
 
@@ -47,20 +48,23 @@ def draw_at(scene: world.Scene, done: float) -> np.ndarray:
     return world.draw_scene(scene, done * scene.duration_s, SIZE_PX, SIZE_PX, noise_seed=int(done * 1000))
 
 
-def caption_accuracy(scenes: list[world.Scene], captioner: Captioner) -> dict[str, float]:
+def caption_accuracy(
+    scenes: list[world.Scene], captioner: Captioner, video_captioner: VideoCaptioner
+) -> dict[str, float]:
     """Share of scenes whose captions name the colour, place and shape (middle frame) and the action (grid)."""
-    middles = [draw_at(scene, 0.5) for scene in scenes]
-    grids = [[draw_at(scene, done) for done in (0.125, 0.375, 0.625, 0.875)] for scene in scenes]
-    captions = captioner.clips(middles, grids)
+    keys = [str(number) for number in range(len(scenes))]
+    clips = [np.stack([draw_at(scene, done) for done in (0.125, 0.375, 0.625, 0.875)]) for scene in scenes]
+    image_captions = captioner.captions([draw_at(scene, 0.5) for scene in scenes], keys)
+    video_captions = video_captioner.captions(clips, keys)
     right = {"colour": 0, "place": 0, "shape": 0, "action": 0, "whole image caption": 0, "whole video caption": 0}
-    for scene, caption in zip(scenes, captions, strict=True):
-        words = caption.caption_coca.split()
+    for scene, image_caption, video_caption in zip(scenes, image_captions, video_captions, strict=True):
+        words = image_caption.split()
         right["colour"] += scene.colour in words
         right["place"] += scene.place in words
         right["shape"] += scene.shape in words
-        right["action"] += f" {scene.action} " in caption.caption_video
-        right["whole image caption"] += caption.caption_coca == scene.image_caption
-        right["whole video caption"] += caption.caption_video == scene.caption
+        right["action"] += f" {scene.action} " in video_caption
+        right["whole image caption"] += image_caption == scene.image_caption
+        right["whole video caption"] += video_caption == scene.caption
     return {name: count / len(scenes) for name, count in right.items()}
 
 
@@ -97,7 +101,8 @@ def measure(config: EvaluateCoca) -> dict[str, float]:
     scenes, coca_dir = draw_scenes(config.seed, config.scenes), config.weights / "coca"
     embedder = FrameEmbedder(EmbedConfig(weights=coca_dir))
     head = AestheticHead.load(AestheticsConfig(head=config.weights / "aesthetic.safetensors"))
-    figures = caption_accuracy(scenes, Captioner(CaptionConfig(weights=coca_dir)))
+    captioners = Captioner(CaptionConfig(weights=coca_dir)), VideoCaptioner(VideoCaptionConfig(weights=coca_dir))
+    figures = caption_accuracy(scenes, *captioners)
     figures["aesthetic AUC clean/degraded"] = aesthetic_auc(scenes, embedder, head)
     figures[f"text→frame top-1 of {CHOICES}"] = retrieval_top1(embedder, config.seed)
     return figures

@@ -5,6 +5,7 @@ et al., arXiv 2301.12597) whose Q-Former reads the image tokens of all frames at
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from curation.coca import Decoding, decode
 from curation.config import VideoCaptionConfig
-from curation.model_files import ModelFileError, transformers_files
+from curation.model_files import ModelFileError, transformers_files, transformers_folder
 from curation.openclip import LOADING_ERRORS, load_open_clip, placement
 
 QUESTION = "These frames are from one video clip, in order. Say in one sentence what it shows and what happens."
@@ -196,7 +197,7 @@ def _give_image_token(model: Any, processor: Any) -> None:
 
 def _load(config: VideoCaptionConfig) -> tuple[Any, Any]:
     """Model (float32, on the CPU) and processor of the folder."""
-    folder = config.weights
+    folder = transformers_folder(config.weights)
     if not (folder / "config.json").is_file():
         raise ModelFileError(f"{folder} is no folder of a model (config.json is missing): set video_caption.weights")
     try:
@@ -218,11 +219,10 @@ def _load(config: VideoCaptionConfig) -> tuple[Any, Any]:
     if report["missing_keys"]:
         lost = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModelFileError(f"the weights in {folder} lack {lost}: they are of another model, restore the folder")
-    return model, _processor(config)
+    return model, _processor(folder)
 
 
-def _processor(config: VideoCaptionConfig) -> Any:
-    folder = config.weights
+def _processor(folder: Path) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
     except (*LOADING_ERRORS, ImportError, TypeError) as error:
