@@ -286,12 +286,15 @@ class DedupConfig:
     exact: bool = True
     eps: float | None = None
     """Clips whose embeddings have a cosine of at least 1 - eps are duplicates; null looks at exact copies only."""
-    prefer: tuple[Literal["resolution", "duration_s", "aesthetic_score"], ...] = (
+    prefer: tuple[Literal["resolution", "video_frames", "duration_s", "aesthetic_score"], ...] = (
         "resolution",
+        "video_frames",
         "duration_s",
         "aesthetic_score",
     )
-    """Which copy stays: the one with more of the first, at a tie of the second …; at last the lower clip_id."""
+    """Which copy stays: the one with more of the first, at a tie of the second …; at last the lower video_id and
+    clip_id. video_frames counts the frames of its whole video: so the longer video keeps all its clips, and its runs stay
+    whole. Exact copies are told apart by resolution and video_frames only."""
     num_clusters: int | None = None
     """Clusters of the k-means that spares comparisons; null takes the square root of the number of clips. The
     duplicates found do not depend on it."""

@@ -8,7 +8,7 @@ and the result depends neither on the clusters nor on the order of the rows. No 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,11 @@ KMEANS_STEPS = 8
 ROUNDING = 1e-5
 """Slack of the distance tests: more than what single precision loses."""
 
+SOURCES = {"resolution": ("width", "height"), "video_frames": ("video_id", "num_frames")}
+"""Columns that a preference is made from; any other is a column itself."""
+OF_COPIES = ("resolution", "video_frames")
+"""Preferences that tell exact copies apart: what else they differ in is rounding by their containers."""
+
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
@@ -32,8 +37,8 @@ Indices = npt.NDArray[np.int64]
 def find_duplicates(clips: pd.DataFrame, config: DedupConfig) -> pd.DataFrame:
     """Which clips are copies of which.
 
-    Reads clip_id; content_digest and num_frames for exact copies; clip_embedding with `eps`; what `prefer` names:
-    width and height, duration_s, aesthetic_score.
+    Reads clip_id and, where there is one, video_id; content_digest and num_frames for exact copies; clip_embedding with
+    `eps`; what `prefer` names: width and height, video_id and num_frames, duration_s, aesthetic_score.
 
     Returns:
         A table indexed like `clips`: dup_of, clip_id of the better copy or None; dup_similarity, float32, cosine to
@@ -44,25 +49,26 @@ def find_duplicates(clips: pd.DataFrame, config: DedupConfig) -> pd.DataFrame:
             different models.
     """
     _require_columns(clips, config)
-    table = clips.reset_index(drop=True).sort_values("clip_id", kind="stable")
+    keys = [name for name in ("video_id", "clip_id") if name in clips]
+    table = clips.reset_index(drop=True).sort_values(keys, kind="stable")
     _require_unique(table["clip_id"])
-    table = table.iloc[_by_rank(table, config)]
+    table = table.iloc[_by_rank(table, [name for name in config.prefer if name in OF_COPIES])]
     group = _exact_groups(table) if config.exact else np.arange(len(table))
-    leaders = np.unique(group)  # a group is called by the rank of its best clip
-    owner, similarity = leaders.copy(), np.ones(len(leaders), dtype=np.float32)
+    owner, similarity = np.arange(len(table)), np.ones(len(table), dtype=np.float32)
     if config.eps is not None:
-        rows, embeddings = _embeddings(table, group)
-        places = np.searchsorted(leaders, rows)
+        leaders = np.unique(group)
+        ranked = leaders[_by_rank(table.iloc[leaders], config.prefer)]
+        rows, embeddings = _embeddings(table, group, ranked)
         target, cosine = _nearest_leaders(embeddings, config.eps, _clusters(embeddings, config))
-        owner[places], similarity[places] = rows[target], cosine
-    return _as_columns(clips, table, leaders, group, owner, similarity)
+        owner[rows], similarity[rows] = rows[target], cosine
+    return _as_columns(clips, table, owner[group], np.where(owner[group] == group, 1, similarity[group]))
 
 
 def _require_columns(clips: pd.DataFrame, config: DedupConfig) -> None:
     needed = ["clip_id", *(["content_digest", "num_frames"] if config.exact else [])]
     needed += [] if config.eps is None else ["clip_embedding"]
-    needed += [column for name in config.prefer for column in _columns_of(name)]
-    missing = [name for name in needed if name not in clips]
+    needed += [column for name in config.prefer for column in SOURCES.get(name, (name,))]
+    missing = [name for name in dict.fromkeys(needed) if name not in clips]
     if missing:
         raise CurationError(f"clips: deduplication needs the columns {', '.join(missing)}: curate the footage again")
 
@@ -73,34 +79,28 @@ def _require_unique(clip_ids: pd.Series) -> None:
         raise CurationError(f"clips: clip_id {repeated.iloc[0]!r} appears twice: give every clip once")
 
 
-def _as_columns(
-    clips: pd.DataFrame, table: pd.DataFrame, leaders: Indices, group: Indices, owner: Indices, similarity: Floats
-) -> pd.DataFrame:
-    place = np.searchsorted(leaders, group)
-    final = owner[place]
+def _as_columns(clips: pd.DataFrame, table: pd.DataFrame, final: Indices, similarity: Floats) -> pd.DataFrame:
+    """From rows of `table`, each with the row that stays in its place, to columns in the order of `clips`."""
     copies = final != np.arange(len(table))
-    exact = copies & (final == group)
-    ids = table["clip_id"].to_numpy(dtype=object)
-    order = table.index.to_numpy()
+    ids, order = table["clip_id"].to_numpy(dtype=object), table.index.to_numpy()
     dup_of, dup_similarity = np.full(len(table), None, dtype=object), np.full(len(table), np.nan, dtype=np.float32)
     dup_of[order[copies]] = ids[final[copies]]
-    dup_similarity[order] = np.where(exact, 1.0, np.where(copies, similarity[place], np.nan))
+    dup_similarity[order[copies]] = similarity[copies]
     columns = {"dup_of": pd.Series(dup_of, dtype=object), "dup_similarity": dup_similarity}
     return pd.DataFrame(columns).set_axis(clips.index)
 
 
-def _by_rank(table: pd.DataFrame, config: DedupConfig) -> Indices:
-    """Positions of the rows of `table` (in order of clip_id), the best first; what was not measured comes last."""
-    keys: list[npt.NDArray[np.float64]] = []
-    for name in reversed(config.prefer):
-        scores = [pd.to_numeric(table[column]) for column in _columns_of(name)]
-        values = [score.to_numpy(dtype=np.float64, na_value=np.nan) for score in scores]
-        keys.append(-np.nan_to_num(np.prod(values, axis=0), nan=-np.inf))
+def _by_rank(table: pd.DataFrame, preferences: Sequence[str]) -> Indices:
+    """Positions of the rows of `table`, the best first, ties as they are; what was not measured comes last."""
+    keys = [-np.nan_to_num(_preference(table, name), nan=-np.inf) for name in reversed(preferences)]
     return np.lexsort(keys) if keys else np.arange(len(table))
 
 
-def _columns_of(preference: str) -> tuple[str, ...]:
-    return ("width", "height") if preference == "resolution" else (preference,)
+def _preference(table: pd.DataFrame, name: str) -> npt.NDArray[np.float64]:
+    columns = [pd.to_numeric(table[column]) for column in SOURCES.get(name, (name,)) if column != "video_id"]
+    if name == "video_frames":
+        columns = [column.groupby(table["video_id"]).transform("sum") for column in columns]
+    return np.prod([column.to_numpy(dtype=np.float64, na_value=np.nan) for column in columns], axis=0)
 
 
 def _exact_groups(table: pd.DataFrame) -> Indices:
@@ -112,8 +112,8 @@ def _exact_groups(table: pd.DataFrame) -> Indices:
     return first.where(digest.notna() & (digest != ""), own).to_numpy(dtype=np.int64)
 
 
-def _embeddings(table: pd.DataFrame, group: Indices) -> tuple[Indices, Floats]:
-    """Groups with an embedding, by rank, and its unit vectors (n d): of the best clip of the group that has one."""
+def _embeddings(table: pd.DataFrame, group: Indices, ranked: Indices) -> tuple[Indices, Floats]:
+    """Those of the groups `ranked` with an embedding, and its unit vectors (n d): of its first clip that has one."""
     vectors = [None if value is None or np.ndim(value) != 1 else value for value in table["clip_embedding"]]
     widths = sorted({len(vector) for vector in vectors if vector is not None})
     if len(widths) > 1:
@@ -123,10 +123,11 @@ def _embeddings(table: pd.DataFrame, group: Indices) -> tuple[Indices, Floats]:
         return present, np.zeros((0, 1), dtype=np.float32)
     stacked = np.stack([np.asarray(vectors[row], dtype=np.float32) for row in present])
     norm = np.linalg.norm(stacked.astype(np.float64), axis=1)
-    usable = np.isfinite(norm) & (norm > 0)
-    rows, first = np.unique(group[present[usable]], return_index=True)
-    chosen = np.flatnonzero(usable)[first]
-    return rows, (stacked[chosen] / norm[chosen, None]).astype(np.float32)
+    usable = np.flatnonzero(np.isfinite(norm) & (norm > 0))
+    member = pd.Series(usable, index=group[present[usable]])
+    chosen = member[~member.index.duplicated()].reindex(ranked).dropna().astype(np.int64)
+    place = chosen.to_numpy()
+    return chosen.index.to_numpy(), (stacked[place] / norm[place, None]).astype(np.float32)
 
 
 # --- clusters ---------------------------------------------------------------------------------------------------------

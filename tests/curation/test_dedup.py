@@ -9,7 +9,13 @@ from curation.profiles import demo, svd
 from curation.stages import dedup
 from curation.stages.dedup import find_duplicates
 
-NO_PREFERENCE: dict[str, object] = {"width": 64, "height": 64, "duration_s": 2.0, "aesthetic_score": 5.0}
+NO_PREFERENCE: dict[str, object] = {
+    "video_id": "v",
+    "width": 64,
+    "height": 64,
+    "duration_s": 2.0,
+    "aesthetic_score": 5.0,
+}
 
 
 def clips(embeddings: object, **columns: object) -> pd.DataFrame:
@@ -151,6 +157,25 @@ def test_the_order_of_preference_is_configurable() -> None:
     assert find_duplicates(table, DedupConfig(eps=0.1, prefer=()))["dup_of"].tolist() == [None, "00000"]
 
 
+def test_of_two_copies_of_a_video_the_longer_one_keeps_all_its_clips() -> None:
+    """Rounding by the container must not deal the clips of one film out to both: no run would stay whole."""
+    rng = np.random.default_rng(0)
+    digests = [f"frames {n}" for n in range(9)]
+    noise = 2 + rng.normal(size=9 + 9 + 4) * 1e-3
+    table = clips(
+        [None] * 22,
+        clip_id=[f"{n:02d}" for n in rng.permutation(22)],
+        video_id=["b"] * 9 + ["c"] * 9 + ["a"] * 4,
+        content_digest=[*digests, *digests, *digests[3:7]],
+        duration_s=noise,
+        aesthetic_score=noise,
+    )
+    found = find_duplicates(table, DedupConfig())
+    assert found["dup_of"].isna().tolist() == [True] * 9 + [False] * 13
+    larger = find_duplicates(table.assign(width=[64] * 18 + [128] * 4), DedupConfig())
+    assert larger["dup_of"].isna().tolist() == [True] * 3 + [False] * 4 + [True] * 2 + [False] * 9 + [True] * 4
+
+
 def test_likeness_is_no_chain() -> None:
     """a ~ b ~ c, but a is unlike c: c stays; with the middle one best, both ends are its copies."""
     line = [[np.cos(angle), np.sin(angle)] for angle in (0.0, 0.1, 0.2)]
@@ -186,7 +211,7 @@ def test_many_identical_clips_make_one_group() -> None:
     [
         (clips([[1.0], [1.0, 2.0]]), r"widths \[1, 2\]"),
         (clips([None, None], clip_id=["a", "a"]), "'a' appears twice"),
-        (clips([None]).drop(columns=["content_digest", "width"]), "needs the columns content_digest, width"),
+        (clips([None]).drop(columns=["content_digest", "width"]), "needs the columns content_digest, width:"),
     ],
 )
 def test_tables_that_cannot_be_compared(table: pd.DataFrame, line: str) -> None:
