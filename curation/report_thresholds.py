@@ -41,7 +41,8 @@ def duplicates(clips: pd.DataFrame) -> Section:
     pairs = copies(clips)
     if pairs.empty:
         return Section("duplicates", "Duplicates", "No clip is a copy of another.", "")
-    exact = sum(_same_frames(row) for _, row in pairs.iterrows())
+    pairs = pairs.assign(same_frames=_same_frames(pairs))
+    exact = int(pairs["same_frames"].sum())
     note = (
         f"{len(pairs):,} of {len(clips):,} clips are copies of a better one: {exact:,} have its very frames, "
         f"{len(pairs) - exact:,} look like it. Left the copy, right its original; the least similar pairs first."
@@ -136,15 +137,16 @@ def _example(row: pd.Series, score: float, one: Threshold) -> str:
     )
 
 
-def _same_frames(row: pd.Series) -> bool:
-    return bool(row["content_digest"]) and row["content_digest"] == row["content_digest_of_original"]
+def _same_frames(pairs: pd.DataFrame) -> pd.Series:
+    digest = pairs["content_digest"]
+    return digest.notna() & (digest != "") & (digest == pairs["content_digest_of_original"])
 
 
 def _pair(row: pd.Series) -> str:
     """A copy and its original side by side."""
     original = row[[name for name in row.index if str(name).endswith("_of_original")]]
     original = original.rename(lambda name: name.removesuffix("_of_original"))
-    words = "the same frames" if _same_frames(row) else f"similarity {row['dup_similarity']:.4f}"
+    words = "the same frames" if row["same_frames"] else f"similarity {row['dup_similarity']:.4f}"
     kept = "" if DUPLICATE in reasons_of(row) else "<span>kept all the same</span>"
     halves = "".join(
         f"<figure>{sheet(clip)}<figcaption>{caption(clip)}<em>{place(clip)}</em></figcaption></figure>"

@@ -28,7 +28,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "dataset.md"
 PLACE = "runs/page/dataset"
 """The dataset that the page opens."""
 TABLES = {"videos": schema.VIDEOS, "clips": schema.clips_schema(128), "runs": schema.RUNS, "errors": schema.ERRORS}
-DISPLAY = ("display.width", 118, "display.max_columns", 20, "display.max_colwidth", 48, "display.precision", 3)
+DISPLAY = ("display.width", 118, "display.max_columns", 20, "display.max_colwidth", 48, "display.precision", 4)
 _QUERY = re.compile(
     r"^### (?P<title>.*?)\n.*?```python\n(?P<code>.*?)```\n\n```text\n(?P<output>.*?)```", re.MULTILINE | re.DOTALL
 )
