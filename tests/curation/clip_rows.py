@@ -1,4 +1,4 @@
-"""Small videos in many codecs and containers, and rows of `clips` about pieces of any video."""
+"""Small videos in many codecs and containers, rows of `clips` about pieces of any video, and what a copy must be."""
 
 import itertools
 from collections.abc import Sequence
@@ -8,10 +8,15 @@ from typing import Any
 
 import av
 import numpy as np
+import pytest
 
+from curation.clip_files import copy_loss, write_clip_file
+from curation.config import ClipFileConfig, RunConfig
 from curation.container import open_stream
 from curation.video import Frame, decode
 
+COPY, ENCODE, AUTO = (ClipFileConfig(materialize=policy) for policy in ("copy", "encode", "auto"))
+RUNS = RunConfig(height=64, width=96, crf=8)
 GOP = "keyint=12:min-keyint=12:scenecut=0:bframes=3:b-adapt=0"
 SMALL_VIDEOS: dict[str, tuple[str, dict[str, str]]] = {
     "h264.mp4": ("libx264", {"x264-params": f"{GOP}:b-pyramid=normal"}),
@@ -71,3 +76,30 @@ def frames_between(uri: str, start_s: float, end_s: float) -> list[Frame]:
     """The frames of a source that are shown in a span."""
     until_end = itertools.takewhile(lambda frame: frame.time_s < end_s - 1e-6, decode(uri))
     return [frame for frame in until_end if frame.time_s >= start_s - 1e-6]
+
+
+def require_copy(row: dict[str, Any], folder: Path, every: int = 1) -> dict[str, Any]:
+    """Write a copy and compare all its times, and the pixels of every so many frames, with the source."""
+    file = write_clip_file(row, folder / row["clip_id"], COPY, RUNS)
+    if file["file_method"] is None:
+        return file
+    wanted = frames_between(row["source_uri"], file["file_start_s"], file["file_end_s"])
+    found = list(decode(str(folder / file["file_name"])))
+    assert len(found) == len(wanted) == file["file_num_frames"]
+    trusted = all(frame.pts == frame.picture.pts for frame in wanted)  # an AVI may state times out of order
+    for ours, source in zip(found, wanted, strict=True):
+        assert ours.size == source.size  # rotation and pixel aspect came along
+        assert not trusted or ours.time_s == pytest.approx(source.time_s - wanted[0].time_s, abs=1.1e-3)
+        assert ours.index % every or np.array_equal(ours.image, source.image)
+        assert ours.picture.rotation == source.picture.rotation
+    assert row["start_s"] - 1e-9 <= file["file_start_s"] < file["file_end_s"] <= row["end_s"] + 1e-9
+    kept = (file["file_end_s"] - file["file_start_s"]) / row["duration_s"]
+    assert file["file_loss_frac"] == pytest.approx(1 - kept, abs=1e-6)
+    assert file["file_loss_frac"] == pytest.approx(copy_loss(row).here, abs=1e-2)
+    return file
+
+
+def likeness_db(a: np.ndarray, b: np.ndarray) -> float:
+    """Peak signal-to-noise ratio of the brightness of two (h w 3) uint8 images; colour is stored at half the size."""
+    difference = (a.astype(float) - b.astype(float)) @ (0.299, 0.587, 0.114)
+    return float(10 * np.log10(255**2 / (np.mean(difference**2) + 1e-9)))

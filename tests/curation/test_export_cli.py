@@ -4,18 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from curation.dataset import open_dataset
 from pipelines import cli
 from pipelines.export import Export, main
-from tests.curation import small_dataset
-from tests.curation.test_exporters import write_clips
+from tests.curation.exported import build_with_files
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = small_dataset.build(tmp_path_factory.mktemp("made"))
-    write_clips(open_dataset(folder))
-    return folder
+    return build_with_files(tmp_path_factory.mktemp("made"))
 
 
 @pytest.mark.parametrize(("kind", "name"), [("videofolder", "out"), ("webdataset", "out"), ("opensora", "out.csv")])

@@ -8,49 +8,34 @@ import shutil
 import tarfile
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
 from curation import exporters
+from curation.config import CurationConfig
 from curation.dataset import Dataset, open_dataset
 from curation.exporters import ExportError, export_opensora, export_videofolder, export_webdataset
+from curation.store import Store, open_file
 from curation.video import decode, write_video
-from tests.curation import small_dataset
-
-
-def write_clips(dataset: Dataset) -> None:
-    """The files that the rows of a small dataset name: grey frames, as many as stated."""
-    for n, clip in enumerate(dataset.clips.dropna(subset="file_name").to_dict("records")):
-        images = np.full((int(clip["file_num_frames"]), 32, 32, 3), 40 * n, np.uint8)
-        write_video(dataset.path / clip["file_name"], images, fps=16)
+from tests.curation.exported import build_with_files, change_clips, kept
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = small_dataset.build(tmp_path_factory.mktemp("made"))
-    write_clips(open_dataset(folder))
-    return folder
+    return build_with_files(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture
 def dataset(made: Path, tmp_path: Path) -> Dataset:
     """A dataset with four kept clips, each with its file, of six."""
     return open_dataset(shutil.copytree(made, tmp_path / "dataset"))
-
-
-def kept(dataset: Dataset) -> pd.DataFrame:
-    return dataset.clips[dataset.clips["keep"]].set_index("clip_id")
-
-
-def change_clips(dataset: Dataset, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    part = dataset.path / "clips" / "part-00000.parquet"
-    table = pq.read_table(part)
-    pq.write_table(type(table).from_pylist([row | change(row) for row in table.to_pylist()], table.schema), part)
 
 
 def everything_below(folder: Path) -> dict[str, bytes]:
@@ -203,58 +188,35 @@ def test_opensora_csv(dataset: Dataset, tmp_path: Path) -> None:
     assert len(pd.read_csv(tmp_path / "meta.csv")) == 2
 
 
-# --- which clips ----------------------------------------------------------------------------------------------------
+# --- a dataset on an object store -----------------------------------------------------------------------------------
 
 
-def test_conditions_choose(dataset: Dataset) -> None:
-    assert list(exporters.choose_clips(dataset).clips["clip_id"]) == sorted(kept(dataset).index)
-    fast = exporters.choose_clips(dataset, "motion_score >= 0.2 and caption.str.contains('moves')")
-    assert fast.num_without_file == 0
-    assert set(fast.clips["clip_id"]) == set(dataset.clips.query("motion_score >= 0.2")["clip_id"])
-    everything = exporters.choose_clips(dataset, "duration_s > 0")
-    assert (len(everything.clips), everything.num_without_file) == (4, 2)
+@dataclass(frozen=True)
+class FarTables:
+    """The tables of one dataset with the files of another place."""
+
+    store: Store
+    clips: pd.DataFrame
+    config: CurationConfig
+
+    def open(self, file_name: str) -> BinaryIO:
+        return open_file(self.store.place(file_name))
 
 
-@pytest.mark.parametrize(
-    ("where", "message"),
-    [
-        ("beauty > 1", "cannot be evaluated"),
-        ("motion_score >", "cannot be evaluated"),
-        ("motion_score", "is no condition"),
-        ("1 + 1", "is no condition"),
-        ("@dataset.clips", "cannot be evaluated"),
-        ("caption > 3", "cannot be evaluated"),
-        ("", "cannot be evaluated"),
-        ("motion_score > 100", "none of 6 clips fulfils"),
-        ("motion_score < 0.1", "has a file of its own"),
-    ],
-)
-def test_conditions_that_choose_nothing(dataset: Dataset, tmp_path: Path, where: str, message: str) -> None:
-    with pytest.raises(ExportError, match=message) as caught:
-        export_webdataset(dataset, tmp_path / "out", where)
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "out").exists()
-
-
-def test_clips_without_files_of_their_own(dataset: Dataset, tmp_path: Path) -> None:
-    change_clips(dataset, lambda row: {"file_name": None})
-    for export in (export_videofolder, export_webdataset):
-        with pytest.raises(ExportError, match=r"--reselect --materialize auto"):
-            export(dataset, tmp_path / "out")
-    with pytest.raises(ExportError, match=r"--reselect --materialize auto"):
-        export_opensora(dataset, tmp_path / "out.csv")
-
-
-def test_some_without_a_file_are_counted(dataset: Dataset, tmp_path: Path) -> None:
-    clip_id = kept(dataset).index[0]
-    change_clips(dataset, lambda row: {"file_name": None} if row["clip_id"] == clip_id else {})
-    assert export_webdataset(dataset, tmp_path / "out").endswith("3 clips, 1 clips without a file left out")
-
-
-def test_selection_not_finished(dataset: Dataset, tmp_path: Path) -> None:
-    change_clips(dataset, lambda row: {"keep": None})
-    with pytest.raises(ExportError, match="not selected yet"):
-        export_videofolder(dataset, tmp_path / "out")
+def test_from_an_object_store(dataset: Dataset, tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.put(str(dataset.path / "media"), "/bucket/data/media", recursive=True)
+    far = FarTables(Store.at("memory://bucket/data"), dataset.clips, dataset.config)
+    export_webdataset(dataset, tmp_path / "near")
+    export_webdataset(far, tmp_path / "far")
+    shard = "clips-000000.tar"
+    assert (tmp_path / "near" / shard).read_bytes() == (tmp_path / "far" / shard).read_bytes()
+    export_videofolder(far, tmp_path / "folder")
+    assert len(list((tmp_path / "folder" / "clips").iterdir())) == 4
+    export_opensora(far, tmp_path / "meta.csv")
+    assert pd.read_csv(tmp_path / "meta.csv")["path"].str.startswith("memory://bucket/data/media/clips/").all()
+    export_videofolder(far)
+    assert memory.exists("/bucket/data/media/metadata.parquet")
 
 
 # --- places ---------------------------------------------------------------------------------------------------------
