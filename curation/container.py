@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 
 import av
-import fsspec
 
 from curation.config import CurationError
+from curation.store import open_file
 
 STILL_FORMATS = ("image2", "tty", "bin", "xbin", "adf", "idf")
 ATTACHED_PICTURE = 0x400
@@ -27,15 +27,11 @@ class NoVideoError(VideoDecodeError):
 @contextmanager
 def open_stream(uri: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """The container and its video stream, decoded by one thread; local files only, unless `uri` has a scheme."""
-    remote = fsspec.open(uri, "rb").open() if "://" in uri else None
-    try:
+    with ExitStack() as stack:
         with as_decode_error(uri):
-            container = av.open(remote or f"file:{uri}", options={"protocol_whitelist": "file"})
-        with container:
-            yield container, _video_stream(uri, container)
-    finally:
-        if remote is not None:
-            remote.close()
+            source = stack.enter_context(open_file(uri)) if "://" in uri else f"file:{uri}"
+            container = stack.enter_context(av.open(source, options={"protocol_whitelist": "file"}))
+        yield container, _video_stream(uri, container)
 
 
 def _video_stream(uri: str, container: av.container.InputContainer) -> av.VideoStream:

@@ -13,10 +13,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from curation.manifest import OutputError
+from curation.manifest import LOCK, OutputError
 from curation.store import Store, StoreError
 
-NAME = "manifest/lock"
 LEASE_S = 60.0
 """A lease that was not renewed for so long belongs to a job that has died."""
 SETTLE_S = 1.0
@@ -26,14 +25,14 @@ SETTLE_S = 1.0
 @contextlib.contextmanager
 def only_writer(store: Store) -> Iterator[None]:
     """Keep other processes from writing to the same dataset. Raises OutputError when one does."""
-    with _flock(store.folder / NAME) if store.folder is not None else _lease(store):
+    with _flock(store.folder / LOCK) if store.folder is not None else _lease(store):
         yield
 
 
 @contextlib.contextmanager
 def _flock(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as handle:
+    with path.open("a") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -59,7 +58,7 @@ def _lease(store: Store) -> Iterator[None]:
     finally:
         ended.set()
         keeper.join()
-        store.delete(NAME)
+        store.delete(LOCK)
 
 
 def _keep(store: Store, holder: str, ended: threading.Event) -> None:
@@ -69,11 +68,11 @@ def _keep(store: Store, holder: str, ended: threading.Event) -> None:
 
 
 def _renew(store: Store, holder: str) -> None:
-    store.write(NAME, json.dumps({"holder": holder, "until": time.time() + LEASE_S}).encode())
+    store.write(LOCK, json.dumps({"holder": holder, "until": time.time() + LEASE_S}).encode())
 
 
 def _held_by_other(store: Store, holder: str) -> bool:
-    lease = json.loads(store.read(NAME) or b"{}")
+    lease = json.loads(store.read(LOCK) or b"{}")
     return bool(lease) and lease["holder"] != holder and lease["until"] > time.time()
 
 

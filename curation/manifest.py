@@ -37,6 +37,7 @@ from curation.stage_graph import fingerprints, measurement_fingerprint
 from curation.store import Store, normal_place, open_file
 
 VIDEOS_PER_SHARD = 256
+LOCK = "manifest/lock"
 TABLES = ("videos", "clips", "runs", "errors")
 
 
@@ -199,7 +200,8 @@ def check_output(store: Store, config: CurationConfig, place: str) -> Row:
         raise OutputError(f"output {store} is a file: choose another --output")
     job: Row = read_json(store, "manifest/job.json")
     if not job:
-        if any(not Path(entry.name).name.startswith("_") for entry in store.entries("")):
+        foreign = (entry.name for entry in store.entries("") if entry.name != LOCK)
+        if any(not Path(name).name.startswith("_") for name in foreign):
             raise OutputError(f"output {store} holds something else: choose an empty or new folder with --output")
         return {}
     if job["input"] != normal_place(place):

@@ -36,20 +36,34 @@ class Entry:
     modified_ns: int
 
 
-@functools.lru_cache(maxsize=64)
 def file_system(place: str) -> tuple[fs.FileSystem, str]:
     """The file system of a path or URI, and the path in it. Raises StoreError when no one can open such URIs."""
     if "://" not in place:
         return fs.LocalFileSystem(), place
+    scheme, _, rest = place.partition("://")
+    server, _, path = rest.partition("/")
+    files = _arrow_file_system(f"{scheme}://{server}/")
+    if files is not None:
+        return files[0], f"{files[1].rstrip('/')}/{path}"
     try:
-        return cast(tuple[fs.FileSystem, str], fs.FileSystem.from_uri(place))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as refused:
-        try:
-            other = fsspec.filesystem(place.partition("://")[0])
-        except (ImportError, ValueError) as error:
-            reason = one_line(error if "://" in str(refused) or isinstance(error, ImportError) else refused)
-            raise StoreError(f"{place} cannot be opened ({reason}): use a path, file:// or s3://") from error
-        return fs.PyFileSystem(fs.FSSpecHandler(other)), place if "http" in place else place.partition("://")[2]
+        other, path = fsspec.url_to_fs(place)
+    except (ImportError, ValueError) as error:
+        raise StoreError(f"{place} cannot be opened ({one_line(error)}): use a path, file:// or s3://") from error
+    return fs.PyFileSystem(fs.FSSpecHandler(other)), path
+
+
+@functools.lru_cache(maxsize=64)
+def _arrow_file_system(root: str) -> tuple[fs.FileSystem, str] | None:
+    """pyarrow's file system for `scheme://server/` and the path of its root; null for schemes it does not know."""
+    try:
+        return cast(tuple[fs.FileSystem, str], fs.FileSystem.from_uri(root))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError):
+        return None
+
+
+def forget_file_systems() -> None:
+    """Connect anew, under the environment of now."""
+    _arrow_file_system.cache_clear()
 
 
 def open_file(place: str) -> BinaryIO:

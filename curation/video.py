@@ -16,12 +16,12 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import fsspec
 import numpy as np
 
 from curation.config import CurationError
 from curation.container import NoVideoError, PresentationClock, VideoDecodeError, as_decode_error, open_stream
 from curation.picture import Frame, displayed_size
+from curation.store import open_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +42,9 @@ class VideoInfo:
 
 
 def content_hash(uri: str) -> tuple[str, int]:
-    """SHA-256 (hex) and size in bytes of a local path or any URI fsspec knows."""
+    """SHA-256 (hex) and size in bytes of a local path or any URI."""
     digest, size = hashlib.sha256(), 0
-    with fsspec.open(uri, "rb") as file:
+    with open_file(uri) as file:
         while block := file.read(1 << 20):
             digest.update(block)
             size += len(block)

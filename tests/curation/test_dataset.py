@@ -1,45 +1,44 @@
 """A dataset made without Ray, operator by operator: read it, try other thresholds, find what is broken."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from curation import job
 from curation.config import AxisRule, CurationConfig, CurationError, SelectConfig
-from curation.dataset import Dataset, open_dataset, verify
+from curation.dataset import Dataset, open_dataset
+from curation.finish import finish, remove_unreferenced
 from curation.manifest import Manifest, OutputError
-from curation.operators import CaptionStage, EmbedStage, TextStage, analyse, collect, failed_video
-from curation.runs import plan_runs, write_planned_run
+from curation.media import make, run_media
+from curation.plan import plan_work
+from curation.runs import plan_runs
 from curation.sources import list_sources
+from curation.store import Store
+from curation.verify import verify
 from curation.video import content_hash
+from tests.curation.test_operators import analysed, measured
 
 
 @pytest.fixture(scope="module")
 def dataset(footage: Path, random_config: CurationConfig, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """The two good videos of the footage, taken through every operator by hand."""
-    root = tmp_path_factory.mktemp("dataset") / "out"
+    store = Store.at(tmp_path_factory.mktemp("dataset") / "out")
     sources = [source for source in list_sources(str(footage)) if Path(source.uri).name in ("a.mp4", "b.mp4")]
-    manifest = Manifest.open(root, random_config, str(footage), len(sources))
+    manifest = Manifest.open(store, random_config, str(footage), len(sources))
     manifest.remember_hashes(sources, {source.uri: content_hash(source.uri)[0] for source in sources})
-    stages = [stage(random_config, manifest.embedding_dim) for stage in (TextStage, CaptionStage, EmbedStage)]
-    hashes = manifest.known_hashes(sources)
-    for source, sha256 in job.plan_work(sources, hashes, manifest).measure:
-        item = pa.Table.from_pylist([{"uri": source.uri, "sha256": sha256}])
-        rows = []
-        for table in analyse(item, random_config, manifest.embedding_dim, root / "manifest" / "attempts"):
-            for stage in stages:
-                table = stage(table)
-            rows += table.to_pylist()
-        for record in collect(rows, manifest.embedding_dim):
-            manifest.write_record(record)
-            for plan in plan_runs([{**clip, "filter_reasons": []} for clip in record.clips], random_config.runs):
-                write_planned_run(plan, root, random_config.runs)
-    manifest.publish(0)
-    job.finish(manifest, job.Cluster())
-    return open_dataset(root)
+    for todo in plan_work(sources, manifest.known_hashes(sources), manifest).measure:
+        record = measured(analysed(Path(todo.uri), manifest), random_config)
+        manifest.records.write(record, manifest.measured)
+        for plan in plan_runs([{**clip, "filter_reasons": []} for clip in record.clips], random_config.runs):
+            make(run_media(plan, random_config), store, random_config)
+    for shard, files in manifest.records.by_shard().items():
+        manifest.publish(shard, files)
+    finish(manifest, contextlib.nullcontext, tell=print)
+    return open_dataset(store.root)
 
 
 def test_tables_agree(dataset: Dataset, random_config: CurationConfig) -> None:
@@ -53,7 +52,7 @@ def test_tables_agree(dataset: Dataset, random_config: CurationConfig) -> None:
     for run in dataset.runs.to_dict("records"):
         assert list(run["first_frame_of_clip"]) == [0, 24]
         assert run["num_frames"] == 48
-        assert dataset.frames_of(run["run_id"]).is_file()
+        assert Path(dataset.frames_of(run["run_id"])).is_file()
     assert len(dataset.errors) == 0
 
 
@@ -79,13 +78,13 @@ def test_a_refused_reselection_changes_nothing(dataset: Dataset, random_config: 
     before = {path: path.read_bytes() for path in dataset.path.rglob("*.json")}
     wrong = dataclasses.replace(random_config, select=SelectConfig(rules=(AxisRule(axis="beauty", minimum=1.0),)))
     with pytest.raises(CurationError, match="rule on 'beauty'"):
-        job.reselect(dataset.path, wrong, job.Cluster())
+        job.reselect(str(dataset.path), wrong, job.Cluster())
     assert {path: path.read_bytes() for path in dataset.path.rglob("*.json")} == before
 
 
 def test_whole_until_something_is_missing(dataset: Dataset) -> None:
     assert verify(dataset.path) == []
-    run = dataset.frames_of(dataset.runs["run_id"].iloc[0])
+    run = Path(dataset.frames_of(dataset.runs["run_id"].iloc[0]))
     content = run.read_bytes()
     run.write_bytes(content[: len(content) // 2])
     (problem,) = verify(dataset.path)
@@ -94,17 +93,50 @@ def test_whole_until_something_is_missing(dataset: Dataset) -> None:
     assert verify(dataset.path) == []
 
 
-def test_settled_without_decoding(footage: Path, dataset: Dataset) -> None:
-    """A copy of known bytes is a duplicate, unreadable bytes are a failure; neither is measured."""
-    sources = list_sources(str(footage))
-    hashes: dict[str, str | None] = {source.uri: content_hash(source.uri)[0] for source in sources}
-    hashes[str(footage / "empty.mp4")] = None
-    work = job.plan_work(sources, hashes, Manifest.existing(dataset.path))
-    assert work.measure == []
-    status = {Path(record.video["source_uri"]).name: record.video["status"] for record in work.settle}
-    assert status == {"copy of a.mp4": "duplicate", "empty.mp4": "failed"}
-    assert [len(record.errors) for record in work.settle] == [0, 1]
-    assert failed_video("/x", None, "failed", "input", "OSError", "gone")["num_clips"] == 0
+@pytest.mark.parametrize(
+    ("table", "column", "value", "says"),
+    [
+        ("videos", "num_clips", 9, "has 9 clips, the table 2"),
+        ("videos", "source_uri", "/elsewhere.mp4", "was never listed"),
+        ("videos", "status", "fine", "unknown status fine"),
+        ("clips", "keep", None, "1 rows not selected"),
+        ("clips", "clip_index", 7, "not numbered in order of time"),
+        ("clips", "num_frames", 3, "do not cover"),
+        ("clips", "dup_of", "nobody", "names clip nobody"),
+        ("runs", "num_frames", 4, "its row says 4"),
+        ("runs", "clip_ids", ["nobody"], "names clip nobody"),
+        ("runs", "file_name", "media/runs/gone.mp4", "cannot be decoded"),
+    ],
+)
+def test_a_damaged_row_is_found(dataset: Dataset, table: str, column: str, value: object, says: str) -> None:
+    part = dataset.path / table / "part-00000.parquet"
+    whole = pq.read_table(part)
+    rows = whole.to_pylist()
+    rows[0][column] = value
+    before = part.read_bytes()
+    try:
+        pq.write_table(type(whole).from_pylist(rows, whole.schema), part)
+        assert any(says in problem for problem in verify(dataset.path))
+    finally:
+        part.write_bytes(before)
+    assert verify(dataset.path) == []
+
+
+def test_prune_removes_only_what_no_row_names(dataset: Dataset) -> None:
+    stray = dataset.path / "media" / "runs" / "stray.mp4"
+    stray.write_bytes(b"x")
+    told: list[str] = []
+    remove_unreferenced(Manifest.existing(dataset.store), tell=told.append)
+    assert told == ["pruned 1 files"]
+    assert not stray.exists()
+    assert verify(dataset.path) == []
+
+
+def test_finishing_again_makes_the_same_tables(dataset: Dataset) -> None:
+    before = {name: dataset.read(name) for name in ("videos", "clips", "runs", "errors")}
+    finish(Manifest.existing(dataset.store), contextlib.nullcontext, tell=print)
+    for name, frame in before.items():
+        pd.testing.assert_frame_equal(dataset.read(name), frame)
 
 
 def test_no_dataset(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from curation import lock
-from curation.manifest import OutputError
+from curation.manifest import LOCK, OutputError
 from curation.store import Store
 
 
@@ -27,7 +27,7 @@ def test_a_lease_nobody_renews_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(lock, "SETTLE_S", 0.01)
     store = Store.at(f"memory:/{tmp_path}")
     for until, held in ((time.time() + 50, True), (time.time() - 1, False)):
-        store.write(lock.NAME, json.dumps({"holder": "gone", "until": until}).encode())
+        store.write(LOCK, json.dumps({"holder": "gone", "until": until}).encode())
         if held:
             with pytest.raises(OutputError), lock.only_writer(store):
                 pass
@@ -41,7 +41,7 @@ def test_the_holder_renews_its_lease(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(lock, "LEASE_S", 0.2)
     store = Store.at(f"memory:/{tmp_path}")
     with lock.only_writer(store):
-        first = json.loads(store.read(lock.NAME) or b"")["until"]
+        first = json.loads(store.read(LOCK) or b"")["until"]
         time.sleep(0.3)
-        assert json.loads(store.read(lock.NAME) or b"")["until"] > first
-    assert store.read(lock.NAME) is None
+        assert json.loads(store.read(LOCK) or b"")["until"] > first
+    assert store.read(LOCK) is None

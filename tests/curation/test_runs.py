@@ -1,13 +1,11 @@
 """Runs: where they break, what they are called, which clip owns which frame."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from curation.config import AxisRule, RunConfig
-from curation.runs import plan_runs, stretches, write_planned_run, written_run
-from curation.video import decode
+from curation.runs import plan_runs, run_row, stretches
 
 
 def clip(index: int, start_s: float, end_s: float, reasons: tuple[str, ...] = (), **more: Any) -> dict[str, Any]:
@@ -56,26 +54,9 @@ def test_other_axes_are_judged_on_the_mean() -> None:
         assert len(plan_runs(clips, RunConfig(mean_rules=rules))) == runs
 
 
-def test_written_run_has_its_frames_and_is_found_again(footage: Path, tmp_path: Path) -> None:
-    source = {"source_uri": str(footage / "a.mp4")}
-    clips = [clip(0, 0, 3, **source), clip(1, 3, 3.01, **source), clip(2, 3.01, 6, **source)]
-    config = RunConfig(train_fps=8.0)
-    (plan,) = plan_runs(clips, config)
-    assert written_run(plan, tmp_path, config) is None
-    row = write_planned_run(plan, tmp_path, config)
-    assert row["num_frames"] == 48 == sum(1 for _ in decode(str(tmp_path / row["file_name"])))
-    # Clip 1 shows the frame at 3.0 s, clip 2 begins with the one at 3.125 s.
-    assert row["clip_ids"] == ["c0", "c1", "c2"]
-    assert row["first_frame_of_clip"] == [0, 24, 25]
-    assert written_run(plan, tmp_path, config) == row
-    (tmp_path / row["file_name"]).unlink()
-    assert written_run(plan, tmp_path, config) is None
-
-
-def test_clips_shorter_than_a_frame_own_none(footage: Path, tmp_path: Path) -> None:
-    source = {"source_uri": str(footage / "a.mp4")}
-    clips = [clip(0, 0, 3.01, **source), clip(1, 3.01, 3.02, **source), clip(2, 3.02, 6, **source)]
-    row = write_planned_run(plan_runs(clips, RunConfig())[0], tmp_path, RunConfig())
+def test_clips_shorter_than_a_frame_own_none() -> None:
+    clips = [clip(0, 0, 3.01), clip(1, 3.01, 3.02), clip(2, 3.02, 6)]
+    row = run_row(plan_runs(clips, RunConfig())[0], 48, [0, 25, 25], RunConfig())
     assert row["clip_ids"] == ["c0", "c2"]
     assert row["first_frame_of_clip"] == [0, 25]
 
