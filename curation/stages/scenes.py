@@ -93,8 +93,8 @@ class SceneDetector:
             level = sum(cv2.sumElems(image)[:3]) / image.size
             self._held += [_transition(found, "fade") for found in self._fade.feed(index, time_s, level)]
         if self._dissolve and self._dissolve_clock.is_due(time_s):
-            tiny = cv2.resize(image, (_DISSOLVE_PX, _DISSOLVE_PX), interpolation=cv2.INTER_AREA).astype(np.float32)
-            self._held += [_transition(found, "dissolve") for found in self._dissolve.feed(index, time_s, tiny)]
+            found = self._dissolve.feed(index, time_s, _block_means(image, _DISSOLVE_PX))
+            self._held += [_transition(each, "dissolve") for each in found]
         return self._release(self._open_from(index))
 
     def finish(self) -> list[Cut]:
@@ -207,6 +207,14 @@ def find_cuts(images: Iterable[np.ndarray], config: SceneConfig, fps: float = 25
     detector = SceneDetector(config)
     cuts = [cut for index, image in enumerate(images) for cut in detector.feed(index, index / fps, image)]
     return cuts + detector.finish()
+
+
+def _block_means(image: np.ndarray, long_side_px: int) -> np.ndarray:
+    """(h w 3) float32: means of square blocks, as many as make a long side of about `long_side_px`."""
+    block = max(1, round(max(image.shape[:2]) / long_side_px))
+    height, width = (max(1, side // block) for side in image.shape[:2])
+    whole = image[: height * block, : width * block]
+    return cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
 
 
 def _score_rule(config: CutDetectorConfig, min_frames: int) -> ScoreRule:
