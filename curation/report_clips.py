@@ -31,7 +31,7 @@ def card(row: pd.Series) -> str:
     """A clip with four frames in a row, its caption, its scores and the rules it failed."""
     reasons = reasons_of(row)
     chips = "".join(
-        f'<span class="chip {_failed(axis, reasons)}" title="{name}">{short_name(axis)} {row[axis]:.3g}</span>'
+        f'<span class="chip {_failed(axis, reasons)}" title="{name}">{re.split("[ ,]", name)[0]} {row[axis]:.3g}</span>'
         for axis, name in SCORES.items()
         if axis in row and pd.notna(row[axis])
     )

@@ -47,8 +47,7 @@ def duplicates(clips: pd.DataFrame) -> Section:
         f"{len(pairs):,} of {len(clips):,} clips are copies of a better one: {exact:,} have its very frames, "
         f"{len(pairs) - exact:,} look like it. Left the copy, right its original; the least similar pairs first."
     )
-    shown = pairs.iloc[::-1].head(MOST_PAIRS)
-    body = "".join(_pair(row) for _, row in shown.iterrows())
+    body = "".join(_pair(row) for _, row in _shown(pairs).iterrows())
     return Section("duplicates", "Duplicates", note, f'<div class="pairs">{body}</div>')
 
 
@@ -142,14 +141,27 @@ def _same_frames(pairs: pd.DataFrame) -> pd.Series:
     return digest.notna() & (digest != "") & (digest == pairs["content_digest_of_original"])
 
 
+def _shown(pairs: pd.DataFrame) -> pd.DataFrame:
+    """The least similar pairs first; of those with the same frames one for each two videos, which share `num_pairs`."""
+    videos = ["video_id", "video_id_of_original"]
+    counted = pairs.assign(num_pairs=pairs.groupby([*videos, "same_frames"])["clip_id"].transform("size")).iloc[::-1]
+    exact = counted[counted["same_frames"]].drop_duplicates(videos)
+    return pd.concat([counted[~counted["same_frames"]], exact]).head(MOST_PAIRS)
+
+
 def _pair(row: pd.Series) -> str:
     """A copy and its original side by side."""
     original = row[[name for name in row.index if str(name).endswith("_of_original")]]
     original = original.rename(lambda name: name.removesuffix("_of_original"))
-    words = "the same frames" if row["same_frames"] else f"similarity {row['dup_similarity']:.4f}"
-    kept = "" if DUPLICATE in reasons_of(row) else "<span>kept all the same</span>"
+    words, notes = f"similarity {row['dup_similarity']:.4f}", []
+    if row["same_frames"]:
+        words = "the same frames"
+        notes += [f"one of {row['num_pairs']:,} pairs from these two files"] if row["num_pairs"] > 1 else []
+    if DUPLICATE not in reasons_of(row):
+        notes.append("kept all the same")
     halves = "".join(
         f"<figure>{sheet(clip)}<figcaption>{caption(clip)}<em>{place(clip)}</em></figcaption></figure>"
         for clip in (row, original)
     )
-    return f'<div class="card pair"><div class="head"><b>{words}</b>{kept}</div><div class="two">{halves}</div></div>'
+    head = f'<div class="head"><b>{words}</b><span>{", ".join(notes)}</span></div>'
+    return f'<div class="card pair">{head}<div class="two">{halves}</div></div>'

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -86,6 +87,18 @@ def test_a_source_that_is_gone_leaves_a_line_in_its_place(tmp_path: Path) -> Non
     assert parts["clips"].count("<img") == 3
     assert parts["thresholds"].count("no picture:") > 0
     assert parts["duplicates"].count("no picture:") == 1
+
+
+@pytest.mark.parametrize("clips", ["undecided", "none"])
+def test_a_dataset_that_is_still_growing(dataset: Dataset, clips: str) -> None:
+    tables = {name: getattr(dataset, name) for name in ("videos", "clips", "runs", "errors")}
+    undecided = tables["clips"].assign(keep=None, filter_reasons=None, dup_of=None, file_name=None)
+    tables |= {"clips": undecided if clips == "undecided" else undecided.iloc[:0], "runs": tables["runs"].iloc[:0]}
+    growing = SimpleNamespace(config=dataset.config, **tables)
+    assert report.headline(growing)[2] == ("0", "clips kept")
+    parts = report.sections(growing)
+    assert [part.anchor for part in parts] == ["funnel", "scores", "thresholds", "duplicates", "clips"]
+    assert "nan" not in "".join(part.body.partition("base64")[0] for part in parts)
 
 
 def test_histogram_bars_add_up_and_are_coloured_by_the_bound() -> None:

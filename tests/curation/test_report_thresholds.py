@@ -45,6 +45,11 @@ def cells(body: str) -> list[list[str]]:
     return [re.sub(r"<[^>]+>", "|", row.replace("<small>", "").replace("</small>", "")).split("||") for row in rows]
 
 
+def heads(body: str) -> list[tuple[str, str]]:
+    """Title and note of every card."""
+    return re.findall(r'<div class="head"><b>(.*?)</b><span>(.*?)</span></div>', body)
+
+
 def test_a_minimum_has_rejected_clips_left_and_kept_ones_right_nearest_to_it() -> None:
     config = on_motion(minimum=0.45)
     section = thresholds(scored([0.1, 0.9, 0.2, 0.8, 0.3, 0.5, 0.4, 0.6], config), config)
@@ -145,9 +150,23 @@ def test_exact_copies_are_told_from_likeness_and_the_doubtful_come_first(small: 
     )
     section = duplicates(table)
     assert "3 of 6 clips are copies of a better one: 1 have its very frames, 2 look like it" in section.note
-    heads = re.findall(r'<div class="head"><b>(.*?)</b>(.*?)</div>', section.body)
-    assert [head for head, _ in heads] == ["similarity 0.9900", "similarity 1.0000", "the same frames"]
-    assert heads[0][1] == "<span>kept all the same</span>"
+    assert heads(section.body) == [
+        ("similarity 0.9900", "kept all the same"),
+        ("similarity 1.0000", ""),
+        ("the same frames", "kept all the same"),
+    ]
+
+
+def test_copies_of_a_whole_video_are_one_example(small: pd.DataFrame) -> None:
+    table = small.assign(
+        content_digest=["x", "y", "z", "x", "y", "z"],
+        dup_of=[None, None, None, "clip00", "clip01", "clip02"],
+        dup_similarity=[np.nan] * 3 + [1.0] * 3,
+        filter_reasons=[[]] * 3 + [["duplicate"]] * 3,
+    )
+    section = duplicates(table)
+    assert "3 of 6 clips are copies of a better one: 3 have its very frames, 0 look like it" in section.note
+    assert heads(section.body) == [("the same frames", "one of 3 pairs from these two files")]
 
 
 def test_no_copies_at_all(small: pd.DataFrame) -> None:
