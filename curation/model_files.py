@@ -63,11 +63,8 @@ class ModelFile:
     """The command that gets it, or what else to do."""
 
     def problem(self) -> str | None:
-        """What is wrong with the file and what to do, or null."""
-        if not self.path.is_file():
-            return f"{self.path} ({self.field}) is missing: {self.remedy}"
-        damage = _damage(self.path)
-        return f"{self.path} ({self.field}) {damage}: {self.remedy}" if damage else None
+        """What is wrong with the file, or null."""
+        return _damage(self.path) if self.path.is_file() else "missing"
 
 
 def check_model_files(config: CurationConfig, stages: Collection[str] | None = None) -> None:
@@ -77,12 +74,16 @@ def check_model_files(config: CurationConfig, stages: Collection[str] | None = N
         ModelFileError: naming all that are not at once, each with the command or flag that puts it right.
     """
     wanted = [file for stage in STAGES if stages is None or stage in stages for file in _files_of(stage, config)]
-    problems = [problem for problem in (file.problem() for file in wanted) if problem is not None]
-    if problems:
-        listed = " ".join(f"({number}) {problem};" for number, problem in enumerate(dict.fromkeys(problems), 1))
+    alike: dict[tuple[str, str, str], list[str]] = {}  # files of one folder that one command gets
+    for file in wanted:
+        if problem := file.problem():
+            alike.setdefault((file.field, problem, file.remedy), []).append(str(file.path))
+    if alike:
+        lines = [f"{field}: {', '.join(paths)} {what}, {remedy}" for (field, what, remedy), paths in alike.items()]
+        listed = "; ".join(f"({number}) {line}" for number, line in enumerate(lines, 1))
         raise ModelFileError(
-            f"profile {config.profile!r} needs model files that are not there: {listed} or choose another profile "
-            "with --profile (demo runs on the models that ship), or other files in a JSON profile (--profile FILE.json)"
+            f"profile {config.profile!r} lacks model files. {listed}. Or choose another profile with --profile (demo "
+            "runs on the models that ship), or set other files in a JSON profile (--profile FILE.json)"
         )
 
 
@@ -106,13 +107,13 @@ def _files_of(stage: str, config: CurationConfig) -> Iterator[ModelFile]:
 def _open_clip(field: str, config: OpenClipConfig) -> Iterator[ModelFile]:
     remedy = _downloaded(config.weights)
     if config.architecture is not None:
-        unknown = "open_clip knows no such architecture, see open_clip.list_models()"
+        unknown = "which open_clip does not have: see open_clip.list_models() for the names"
         yield ModelFile(field.replace("weights", "architecture"), _model_json(config), unknown)
         if _is_tag(config.weights):
             fetch = (
                 f"import open_clip; open_clip.create_model({config.architecture!r}, pretrained={str(config.weights)!r})"
             )
-            remedy = f"run  python -c {shlex.quote(fetch)}  on each node, or give the path of a checkpoint"
+            remedy = f"run python -c {shlex.quote(fetch)}  on each node, or give the path of a checkpoint"
     for path in open_clip_files(config):
         yield ModelFile(field, path, remedy)
 
@@ -122,22 +123,22 @@ def _open_clip(field: str, config: OpenClipConfig) -> Iterator[ModelFile]:
 
 def _unzip(url: str, folder: Path) -> str:
     place = shlex.quote(str(folder))
-    return f"run  mkdir -p {place} && curl -L -o /tmp/craft.zip {url} && unzip -o /tmp/craft.zip -d {place}"
+    return f"run mkdir -p {place} && curl -L -o /tmp/craft.zip {url} && unzip -o /tmp/craft.zip -d {place}"
 
 
 def _fetched(path: Path) -> str:
-    return f"run  curl -L --create-dirs -o {shlex.quote(str(path))} {URLS[path.name]}"
+    return f"run curl -L --create-dirs -o {shlex.quote(str(path))} {URLS[path.name]}"
 
 
 def _downloaded(weights: Path) -> str:
     """By `hf`, the command of huggingface_hub, which transformers brings along."""
     if _is_hub_name(weights):
-        return f"run  hf download {weights}  on each node, or give the path of a folder"
+        return f"run hf download {weights}  on each node, or give the path of a folder"
     if weights.name not in HUB_FOLDERS:
         return _otherwise(weights)
     repository, names = HUB_FOLDERS[weights.name]
     chosen = f" --include {shlex.quote(names)}" if names else ""
-    return f"run  hf download {repository}{chosen} --local-dir {shlex.quote(str(weights))}"
+    return f"run hf download {repository}{chosen} --local-dir {shlex.quote(str(weights))}"
 
 
 def _otherwise(path: Path) -> str:
@@ -210,13 +211,13 @@ def transformers_files(folder: Path) -> list[Path]:
 
 def _damage(path: Path) -> str | None:
     if path.name == CRAFT_FILE and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != CRAFT_MD5:
-        return f"is damaged (its md5 is not {CRAFT_MD5})"
+        return f"damaged (its md5 is not {CRAFT_MD5})"
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="numpy"):
                 pass
         except SafetensorError as error:
-            return f"is not a whole safetensors file ({error})"
+            return f"not a whole safetensors file ({error})"
     return None
 
 

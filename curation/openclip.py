@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from curation.model_files import ModelFileError, OpenClipConfig, open_clip_files
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+PRECISIONS = {torch.float32: "fp32", torch.float16: "pure_fp16", torch.bfloat16: "pure_bf16"}
 # What reading a checkpoint of another model, a damaged one or one with code in it ends in.
 LOADING_ERRORS = (RuntimeError, ValueError, OSError, KeyError, AttributeError, pickle.UnpicklingError, SafetensorError)
 

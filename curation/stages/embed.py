@@ -1,4 +1,7 @@
-"""CLIP embeddings of frames and captions, and how well a caption fits its clip (SVD, arXiv 2311.15127, Sec. 3)."""
+"""CLIP embeddings of frames and captions, and how well a caption fits its clip (SVD, arXiv 2311.15127, Sec. 3).
+
+The model runs in float32 on the CPU and in `gpu_dtype` on a GPU; what leaves it is float32.
+"""
 
 from collections.abc import Sequence
 
@@ -6,6 +9,7 @@ import numpy as np
 import torch
 
 from curation.config import EmbedConfig
+from curation.model_files import embedding_dim
 from curation.openclip import load_open_clip
 
 
@@ -37,13 +41,19 @@ class FrameEmbedder:
         """n frames (h w 3) uint8 RGB, sizes may differ → (n d) float32, unit length."""
         size = self.config.batch_size
         batches = [frames[i : i + size] for i in range(0, len(frames), size)]
-        return unit(np.concatenate([self._encode(batch) for batch in batches]))
+        embeddings = [self._encode(batch) for batch in batches]
+        return unit(np.concatenate(embeddings)) if embeddings else self._none()
 
     @torch.inference_mode()
     def texts(self, captions: Sequence[str]) -> np.ndarray:
         """n captions → (n d) float32, unit length."""
-        ids = self.clip.tokenizer.encode(captions).to(self.clip.device)
-        return unit(self.clip.model.encode_text(ids, normalize=True).float().cpu().numpy())
+        size = self.config.batch_size
+        batches = [self.clip.tokenizer.encode(captions[i : i + size]) for i in range(0, len(captions), size)]
+        embeddings = [self.clip.model.encode_text(ids.to(self.clip.device), normalize=True) for ids in batches]
+        return unit(torch.cat(embeddings).float().cpu().numpy()) if embeddings else self._none()
+
+    def _none(self) -> np.ndarray:
+        return np.zeros((0, embedding_dim(self.config)), np.float32)
 
     def _encode(self, batch: Sequence[np.ndarray]) -> np.ndarray:
         embeddings: torch.Tensor = self.clip.model.encode_image(self.clip.pictures(batch), normalize=True)

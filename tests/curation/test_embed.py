@@ -1,7 +1,6 @@
 """Embeddings by an open_clip model with random weights: unit length, independent of the batch, open_clip's own."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -9,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from curation.config import CurationConfig, EmbedConfig
-from curation.model_files import ModelFileError, check_model_files, embedding_dim
+from curation import openclip
+from curation.config import CurationConfig
+from curation.model_files import embedding_dim
 from curation.stages.embed import FrameEmbedder, clip_embedding, similarity, unit
 
 
@@ -52,11 +52,33 @@ def test_clip_embedding_and_similarity() -> None:
     assert similarity(mean, frames[0]) == pytest.approx(0.5**0.5)
 
 
-def test_missing_model_names_file_field_and_profile(random_config: CurationConfig, tmp_path: Path) -> None:
-    gone = dataclasses.replace(random_config, embed=EmbedConfig(weights=tmp_path / "nowhere"))
-    with pytest.raises(ModelFileError, match=r"'demo' needs .*nowhere/open_clip_config.json \(embed.weights\)"):
-        check_model_files(gone)
-    with pytest.raises(ModelFileError, match="nowhere"):
-        FrameEmbedder(gone.embed)
-    named = EmbedConfig(architecture="ViT-L-14-quickgelu", weights=tmp_path / "weights.safetensors")
-    assert embedding_dim(named) == 768
+def test_nothing_in_nothing_out(embedder: FrameEmbedder) -> None:
+    dim = embedding_dim(embedder.config)
+    assert embedder.images([]).shape == embedder.texts([]).shape == (0, dim)
+
+
+def test_texts_are_alike_whatever_the_batch(random_config: CurationConfig) -> None:
+    words = [f"a red star number {i}" for i in range(5)]
+    small = FrameEmbedder(dataclasses.replace(random_config.embed, batch_size=2))
+    np.testing.assert_allclose(small.texts(words), FrameEmbedder(random_config.embed).texts(words), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_gives_nearly_the_same(
+    random_config: CurationConfig, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    """As on a GPU, here on the CPU: the weights have the dtype, what comes out is float32 of unit length."""
+    whole = FrameEmbedder(random_config.embed).images(pictures(3))
+    monkeypatch.setattr(openclip, "placement", lambda name: (torch.device("cpu"), dtype))
+    half = FrameEmbedder(dataclasses.replace(random_config.embed, gpu_dtype=str(dtype).removeprefix("torch.")))
+    assert half.clip.model.visual.conv1.weight.dtype == dtype
+    images = half.images(pictures(3))
+    assert images.dtype == np.float32
+    assert (np.sum(images * whole, axis=1) > 0.999).all()
+
+
+def test_dtype_is_stated_and_the_cpu_stays_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert openclip.placement("float16") == (torch.device("cpu"), torch.float32)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert openclip.placement("float16") == (torch.device("cuda"), torch.float16)

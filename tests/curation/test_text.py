@@ -66,7 +66,7 @@ def test_damaged_weights_are_one_line(tmp_path: Path) -> None:
     config = TextConfig(detector="easyocr", weights_dir=tmp_path)
     with pytest.raises(CurationError, match=r"damaged \(MD5 mismatch"):
         TextDetector(config)
-    with pytest.raises(CurationError, match=rf"{CRAFT_FILE} \(text\.weights_dir\) is damaged .*{CRAFT_MD5}.*unzip"):
+    with pytest.raises(CurationError, match=rf"text\.weights_dir: .*{CRAFT_FILE} damaged .*{CRAFT_MD5}.*unzip"):
         check_model_files(CurationConfig(text=config), {"text"})
 
 
