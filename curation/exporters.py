@@ -81,7 +81,7 @@ def choose_clips(dataset: ClipTables, where: str = "keep") -> Chosen:
     if with_file.empty:
         raise ExportError(
             f"{dataset.store}: none of the {len(chosen)} clips with {where!r} has a file of its own: write them with "
-            f"python -m pipelines.curate --output {dataset.store} --reselect --materialize auto"
+            f"{_reselect(dataset)} --materialize auto"
         )
     return Chosen(with_file.reset_index(drop=True), len(chosen) - len(with_file))
 
@@ -261,8 +261,13 @@ def _open(dataset: ClipTables, file_name: str) -> BinaryIO:
     except OSError as error:
         raise ExportError(
             f"{dataset.store}: {file_name} is named in clips but cannot be opened ({error.strerror or error}): write "
-            "it again with python -m pipelines.curate --reselect"
+            f"it again with {_reselect(dataset)}"
         ) from error
+
+
+def _reselect(dataset: ClipTables) -> str:
+    place = dataset.store
+    return f"python -m pipelines.curate --output {place} --profile {place.place('config.json')} --reselect"
 
 
 def _link_or_copy(dataset: ClipTables, file_name: str, target: Path) -> None:
