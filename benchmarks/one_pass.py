@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.results import REPOSITORY, table, verdict
+from curation import profiles
 from curation.config import CurationError
 
-FURTHER_RATES_FPS = "8,2"
-"""video2dataset looks at the native rate and at these."""
 OURS = {"decode only, PyAV, one thread": "decode", "one pass, profile svd": "svd", "one pass, profile demo": "demo"}
 SUM = "sum"
 
@@ -35,18 +34,20 @@ def rows(peers: Path | None) -> list[Row]:
         return ours
     juicer, to_dataset = (_python(peers, name) for name in ("data_juicer", "video2dataset"))
     script = ("-m", "benchmarks.peers.run_data_juicer")
+    rates = [f"{rate:g}" for rate in further_rates_fps()]
+    cuts = (to_dataset, "-m", "benchmarks.peers.run_video2dataset")
     return [
         *ours,
-        Row(
-            f"video2dataset, cuts at three rates (native, {FURTHER_RATES_FPS.replace(',', ', ')} fps)",
-            (to_dataset, "-m", "benchmarks.peers.run_video2dataset"),
-            (FURTHER_RATES_FPS,),
-            True,
-        ),
+        Row(f"video2dataset, cuts at three rates (native, {', '.join(rates)} fps)", cuts, (",".join(rates),), True),
         Row("data-juicer, split by scene", (juicer, *script, "split"), (), True),
         Row("· of which finding the scenes", (juicer, *script, "detect"), (), True),
         Row("data-juicer, motion at 16 px", (juicer, *script, "motion"), (), True),
     ]
+
+
+def further_rates_fps() -> list[float]:
+    """The rates of profile svd's cascade besides the native one, which video2dataset always looks at."""
+    return [detector.fps for detector in profiles.svd().scenes.detectors if detector.fps is not None]
 
 
 def _python(peers: Path, name: str) -> str:
