@@ -59,18 +59,21 @@ class PresentationClock:
     """Strictly increasing presentation times, also from containers that state them wrongly.
 
     Takes whichever of pts and dts has run backwards less often so far (the rule of libavcodec's best-effort
-    timestamps), and moves a time that is still not later than the one before to one tick after it.
+    timestamps), and moves a time that is still not later than the one before to one tick after it. A frame without any
+    time comes as long after the one before as that came after its own. `only_dts`: the container knows no pts.
     """
 
-    def __init__(self, uri: str, time_base: Fraction) -> None:
-        self.uri, self.time_base = uri, time_base
+    def __init__(self, uri: str, time_base: Fraction, only_dts: bool = False) -> None:
+        self.uri, self.time_base, self.only_dts = uri, time_base, only_dts
         self.last: int | None = None
+        self.last_step = 1
         self.last_pts: int | None = None
         self.last_dts: int | None = None
         self.faulty_pts = self.faulty_dts = 0
 
     def presentation(self, pts: int | None, dts: int | None) -> int:
         """The time, in ticks, of the next frame out of the decoder."""
+        pts = None if self.only_dts else pts
         self.faulty_pts += pts is not None and self.last_pts is not None and pts <= self.last_pts
         self.faulty_dts += dts is not None and self.last_dts is not None and dts <= self.last_dts
         self.last_pts, self.last_dts = (pts if pts is not None else dts), (dts if dts is not None else pts)
@@ -78,13 +81,14 @@ class PresentationClock:
         if self.last is None:
             self.last = stated or 0
         else:
-            self.last = max(self.last + 1, self._plausible(stated))
+            self.last_step = max(1, self._plausible(stated) - self.last)
+            self.last += self.last_step
         return self.last
 
     def _plausible(self, stated: int | None) -> int:
         assert self.last is not None
         if stated is None:
-            return self.last + 1
+            return self.last + self.last_step
         if stated > self.last:
             return stated
         back_s = float((self.last - stated) * self.time_base)

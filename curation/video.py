@@ -23,6 +23,8 @@ from curation.container import NoVideoError, PresentationClock, VideoDecodeError
 from curation.picture import Frame, displayed_size
 from curation.store import open_file
 
+_WITHOUT_PTS = ("avi",)
+
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
@@ -215,7 +217,7 @@ def _decode_from(uri: str, start_s: float) -> Iterator[Frame]:
 
 
 def _frames(uri: str, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[Frame]:
-    clock = PresentationClock(uri, stream.time_base)
+    clock = PresentationClock(uri, stream.time_base, only_dts=container.format.name in _WITHOUT_PTS)
     base = stream.time_base
     size: tuple[int, int] | None = None
     with as_decode_error(uri):
