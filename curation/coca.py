@@ -168,7 +168,7 @@ def _beam(writer: _Writer, width: int) -> list[list[int]]:
 def _beam_step(writer: _Writer, searches: list[_Search], ids: Tensor, totals: Tensor) -> tuple[Tensor, Tensor]:
     """ids (n·width length), totals (n width) → the same, one token longer."""
     width = totals.shape[1]
-    scores = writer.scores(ids).cpu() + totals.view(-1, 1)
+    scores = writer.scores(ids) + totals.to(ids.device).view(-1, 1)
     vocabulary = scores.shape[-1]
     best = scores.view(writer.num, width * vocabulary).topk(2 * width, dim=-1)
     texts = ids.view(writer.num, width, -1).tolist()

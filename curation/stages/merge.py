@@ -94,7 +94,13 @@ class Merger:
             return [merge(*pair) for pair in pairs]
         with ThreadPoolExecutor(self.config.llm_concurrency) as pool:
             answers = {pair: pool.submit(self._answer, pair) for pair in dict.fromkeys(pairs)}
+        self._remember({pair: done.result() for pair, done in answers.items() if done.exception() is None})
         return [answers[pair].result() for pair in pairs]
+
+    def _remember(self, answers: dict[tuple[str, str], str]) -> None:
+        """Keep the newest `_REMEMBERED` answers."""
+        newest = list({**self._remembered, **answers}.items())[-_REMEMBERED:]
+        self._remembered = dict(newest)
 
     def _answer(self, pair: tuple[str, str]) -> str:
         if not all(pair):
@@ -102,15 +108,11 @@ class Merger:
         if pair in self._remembered:
             return self._remembered[pair]
         try:
-            answer = self._ask(*pair)
+            return self._ask(*pair)
         except MergeError:
             if self.config.llm_failure == "error":
                 raise
             return merge(*pair)
-        while len(self._remembered) >= _REMEMBERED:
-            self._remembered.pop(next(iter(self._remembered)), None)
-        self._remembered[pair] = answer
-        return answer
 
     def _ask(self, image_caption: str, video_caption: str) -> str:
         """One request, repeated by the client after failures that may pass, each time after a longer wait."""

@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils.logging import disable_progress_bar
 
 from curation.coca import Decoding, decode
 from curation.config import VideoCaptionConfig
@@ -198,6 +199,7 @@ def _give_image_token(model: Any, processor: Any) -> None:
 def _load(config: VideoCaptionConfig) -> tuple[Any, Any]:
     """Model (float32, on the CPU) and processor of the folder."""
     folder = transformers_folder(config.weights)
+    disable_progress_bar()
     if not (folder / "config.json").is_file():
         raise ModelFileError(f"{folder} is no folder of a model (config.json is missing): set video_caption.weights")
     try:

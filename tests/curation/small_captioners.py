@@ -78,6 +78,60 @@ def save_qwen2_vl(folder: Path, chat_template: str | None = CHAT) -> None:
     processor.save_pretrained(folder)
 
 
+IMAGES_AND_TEXT = (
+    "{% for message in messages %}{% for part in message.content %}"
+    "{% if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %}{% endfor %}{% endfor %} answer"
+)
+SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+SMALL_TEXT = {**SMALL, "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+
+
+def save_llava_onevision(folder: Path) -> None:
+    """LLaVA-OneVision: SigLIP features of every picture among Qwen2's words."""
+    words = tokenizer(IMAGE, "<video>")
+    vision = {
+        **SMALL,
+        "model_type": "siglip_vision_model",
+        "image_size": 28,
+        "patch_size": 14,
+        "vision_use_head": False,
+    }
+    grids = [[28, 28], [56, 56]]
+    config = transformers.LlavaOnevisionConfig(
+        vision_config=vision,
+        text_config={**SMALL_TEXT, "model_type": "qwen2", "vocab_size": len(words)},
+        image_token_index=words.convert_tokens_to_ids(IMAGE),
+        video_token_index=words.convert_tokens_to_ids("<video>"),
+        image_grid_pinpoints=grids,
+    )
+    _save(transformers.LlavaOnevisionForConditionalGeneration, config, folder)
+    pictures = transformers.LlavaOnevisionImageProcessor(size={"height": 28, "width": 28}, image_grid_pinpoints=grids)
+    transformers.LlavaOnevisionProcessor(
+        pictures,
+        words,
+        transformers.LlavaOnevisionVideoProcessor(),
+        num_image_tokens=4,
+        vision_feature_select_strategy="full",
+        chat_template=IMAGES_AND_TEXT,
+    ).save_pretrained(folder)
+
+
+def save_idefics3(folder: Path) -> None:
+    """Idefics3, SmolVLM's elder twin, whose processor would cut every picture to tiles."""
+    tiles = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
+    words = tokenizer(IMAGE, "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", *tiles)
+    config = transformers.Idefics3Config(
+        vision_config={**SMALL, "image_size": 28, "patch_size": 7},
+        text_config={**SMALL_TEXT, "model_type": "llama", "vocab_size": len(words)},
+        image_token_id=words.convert_tokens_to_ids(IMAGE),
+        pad_token_id=0,
+    )
+    _save(transformers.Idefics3ForConditionalGeneration, config, folder)
+    pictures = transformers.Idefics3ImageProcessor(size={"longest_edge": 56}, max_image_size={"longest_edge": 28})
+    processor = transformers.Idefics3Processor(pictures, words, image_seq_len=4, chat_template=IMAGES_AND_TEXT)
+    processor.save_pretrained(folder)
+
+
 def _save(kind: type[transformers.PreTrainedModel], config: transformers.PretrainedConfig, folder: Path) -> None:
     """Random weights, spread out so that pictures differ in what is said of them."""
     torch.manual_seed(0)

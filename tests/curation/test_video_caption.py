@@ -19,6 +19,8 @@ from tests.curation import small_captioners
 SAVERS: dict[str, Callable[[Path], None]] = {
     "blip2": small_captioners.save_blip2,
     "qwen2_vl": small_captioners.save_qwen2_vl,
+    "llava_onevision": small_captioners.save_llava_onevision,
+    "idefics3": small_captioners.save_idefics3,
 }
 
 
@@ -79,8 +81,14 @@ def test_a_failed_batch_is_captioned_alike_when_tried_again(
         assert captions(captioner, keys[::-1]) == undisturbed
 
 
-def test_order_of_frames_matters_to_a_chat_model(folders: Path) -> None:
-    captioner = VideoCaptioner(VideoCaptionConfig(model="transformers", weights=folders / "qwen2_vl"))
+def test_frames_are_not_cut_to_tiles(folders: Path) -> None:
+    writer = TransformersWriter(VideoCaptionConfig(model="transformers", weights=folders / "idefics3"))
+    assert (writer._asked([clips()["clip-0"]])["input_ids"] == writer.model.config.image_token_id).sum() == 4 * 4
+
+
+@pytest.mark.parametrize("name", sorted(set(SAVERS) - {"blip2"}))
+def test_order_of_frames_matters_to_a_chat_model(folders: Path, name: str) -> None:
+    captioner = VideoCaptioner(VideoCaptionConfig(model="transformers", weights=folders / name))
     footage = list(clips().values())
     backwards = [np.ascontiguousarray(clip[::-1]) for clip in footage]
     keys = sorted(clips())
