@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -149,14 +148,16 @@ def export_webdataset(
     """Shards clips-000000.tar, … of samples KEY.mp4 (or .mkv), KEY.txt (caption) and KEY.json (the other columns).
 
     KEY is the clip_id; samples are ordered by it, so neighbours come from different videos. The bytes depend on nothing
-    but the clips. A clip without a caption has an empty .txt. Returns a summary.
+    but the clips. A clip without a caption has an empty .txt. Readers that guess types from the first samples (Hugging
+    Face's) need them told where a score is null there; VideoFolder states them. Returns a summary.
     """
     if clips_per_shard < 1:
         raise ExportError(f"clips_per_shard = {clips_per_shard} must be at least 1")
     if output is None:
         raise ExportError("--output is missing: give a folder for the shards")
     chosen = choose_clips(dataset, where)
-    clips = _rows(chosen.clips.sort_values("clip_id"))
+    ordered = chosen.clips.sort_values("clip_id")
+    clips = _metadata(ordered, list(ordered["file_name"])).to_pylist()
     about = {"format": "webdataset", "dataset": str(dataset.store), "where": where}
     with _new_folder(output, about) as folder:
         for shard, first in enumerate(range(0, len(clips), clips_per_shard)):
@@ -168,12 +169,11 @@ def export_webdataset(
 
 def _add_sample(tar: tarfile.TarFile, dataset: ClipTables, clip: dict[str, Any]) -> None:
     key, suffix = clip["clip_id"], Path(clip["file_name"]).suffix
-    facts = {name: _plain(value) for name, value in clip.items() if name not in EMBEDDINGS}
     with _open(dataset, clip["file_name"]) as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
         _add(tar, key + suffix, file, size)
-    for name, text in ((".json", json.dumps(facts, sort_keys=True, ensure_ascii=False)), (".txt", facts["caption"])):
+    for name, text in ((".json", json.dumps(clip, sort_keys=True, ensure_ascii=False)), (".txt", clip["caption"])):
         content = (text or "").encode()
         _add(tar, key + name, io.BytesIO(content), len(content))
 
@@ -182,15 +182,6 @@ def _add(tar: tarfile.TarFile, name: str, file: BinaryIO, size: int) -> None:
     member = tarfile.TarInfo(name)  # time, owner and group are 0
     member.size = size
     tar.addfile(member, file)
-
-
-def _plain(value: Any) -> Any:
-    """A value of a frame as JSON has it; NaN and NaT become null."""
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [_plain(item) for item in value]
-    if value is None or pd.isna(value):
-        return None
-    return value.item() if isinstance(value, np.generic) else value
 
 
 # --- Open-Sora ------------------------------------------------------------------------------------------------------
@@ -209,7 +200,8 @@ def export_opensora(dataset: ClipTables, output: Path | None, where: str = "keep
     chosen = choose_clips(dataset, where)
     for name in chosen.clips["file_name"]:
         _open(dataset, name).close()
-    rows = [_opensora_row(dataset, clip) for clip in _rows(chosen.clips)]
+    clips = _metadata(chosen.clips, list(chosen.clips["file_name"])).to_pylist()
+    rows = [_opensora_row(dataset, clip) for clip in clips]
     _write_file(output, lambda path: _write_csv(path, rows))
     return _summary(output, chosen)
 
@@ -217,17 +209,16 @@ def export_opensora(dataset: ClipTables, output: Path | None, where: str = "keep
 def _opensora_row(dataset: ClipTables, clip: dict[str, Any]) -> list[Any]:
     runs = dataset.config.runs
     height, width = (clip["height"], clip["width"]) if clip["file_method"] == "copy" else (runs.height, runs.width)
-    num_frames = int(clip["file_num_frames"])
-    similarity = _plain(clip["clip_similarity"])
+    similarity = clip["clip_similarity"]
     return [
         dataset.store.place(clip["file_name"]),
         clip["caption"] or "",
-        num_frames,
-        round(num_frames / (clip["file_end_s"] - clip["file_start_s"]), 6),
-        int(height),
-        int(width),
-        _plain(clip["aesthetic_score"]),
-        _plain(clip["motion_score"]),
+        clip["file_num_frames"],
+        round(clip["file_num_frames"] / (clip["file_end_s"] - clip["file_start_s"]), 6),
+        height,
+        width,
+        clip["aesthetic_score"],
+        clip["motion_score"],
         None if similarity is None else similarity * CLIP_LOGIT_SCALE,
     ]
 
@@ -249,10 +240,6 @@ def _require_ours(output: Path) -> None:
 
 
 # --- places ---------------------------------------------------------------------------------------------------------
-
-
-def _rows(clips: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in clips.to_dict("records")]
 
 
 def _open(dataset: ClipTables, file_name: str) -> BinaryIO:

@@ -139,9 +139,22 @@ def test_webdataset_comes_back(dataset: Dataset, tmp_path: Path) -> None:
         assert sample["mp4"] == (dataset.path / clip["file_name"]).read_bytes()
         facts = json.loads(sample["json"])
         assert facts["duration_s"] == 1.0
+        assert isinstance(facts["file_num_frames"], int)
         assert facts["dup_of"] is None
         assert facts["filter_reasons"] == []
         assert "clip_embedding" not in facts
+
+
+@pytest.mark.usefixtures("offline")
+def test_webdataset_loads_with_hugging_face(dataset: Dataset, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="pip install -e .[dev]")
+    export_webdataset(dataset, tmp_path / "shards")
+    shards = str(tmp_path / "shards" / "*.tar")
+    loaded = datasets.load_dataset("webdataset", data_files=shards, split="train", cache_dir=str(tmp_path / "cache"))
+    rows = list(loaded.cast_column("mp4", datasets.Video(decode=False)))
+    assert [row["__key__"] for row in rows] == sorted(kept(dataset).index)
+    assert [row["txt"] for row in rows] == list(kept(dataset).sort_index()["caption"])
+    assert [row["json"]["clip_id"] for row in rows] == sorted(kept(dataset).index)
 
 
 def test_webdataset_is_the_same_bytes_again(dataset: Dataset, tmp_path: Path) -> None:
