@@ -14,8 +14,9 @@ from curation.config import AxisRule, SelectConfig
 from curation.dataset import Dataset
 from curation.page import Section
 from curation.report_clips import FRAMES, SCORES, card
+from curation.report_duplicates import duplicates
 from curation.report_files import clip_files
-from curation.report_thresholds import duplicates, thresholds
+from curation.report_thresholds import thresholds
 from curation.stages.select import bounds, scores_of
 
 
@@ -34,8 +35,9 @@ def headline(dataset: Dataset) -> list[tuple[str, str]]:
 
 def sections(dataset: Dataset, most_clips: int = 24) -> list[Section]:
     """The report of a dataset; at most `most_clips` clips of each kind are shown, spread evenly over the table."""
-    clips, rules = dataset.clips, dataset.config.select
-    parts = [_funnel(dataset), _histograms(clips, rules), thresholds(clips, rules), duplicates(clips)]
+    clips, config = dataset.clips, dataset.config
+    parts = [_funnel(dataset), _histograms(clips, config.select)]
+    parts += [thresholds(clips, config.select), duplicates(clips, config.dedup)]
     return [*parts, *clip_files(clips), _gallery(clips, most_clips)]
 
 

@@ -1,5 +1,5 @@
-"""What each threshold removes, as sections of the page: the funnel in SVD's order, how many clips only this threshold
-rejects, the clips nearest to it on either side; and copies beside what they are copies of.
+"""What each threshold removes, as a section of the page: the funnel in SVD's order, how many clips only this threshold
+rejects, and the clips nearest to it on either side.
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ import numpy as np
 import pandas as pd
 
 from curation.config import SelectConfig
-from curation.lineage import copies
 from curation.page import Section
 from curation.report_clips import caption, place, reasons_of, sheet, short_name
-from curation.stages.select import DUPLICATE, Threshold, explain, scores_of
+from curation.stages.select import Threshold, explain, scores_of
 from curation.stages.select import thresholds as thresholds_of
 
 NEAREST = 3
 """Clips shown on each side of a threshold."""
-MOST_PAIRS = 8
 
 
 def thresholds(clips: pd.DataFrame, select: SelectConfig) -> Section:
@@ -34,21 +32,6 @@ def thresholds(clips: pd.DataFrame, select: SelectConfig) -> Section:
     counts = f'<div class="halves">{_funnel(found, table, len(clips))}{_table(found, table, len(clips))}</div>'
     cards = "".join(_card(clips, one, alone) for one, alone in zip(found, table["alone"], strict=True))
     return Section("thresholds", "Thresholds", note, counts + cards)
-
-
-def duplicates(clips: pd.DataFrame) -> Section:
-    """Copies beside what they are copies of: the least similar ones, which show where the line was drawn."""
-    pairs = copies(clips)
-    if pairs.empty:
-        return Section("duplicates", "Duplicates", "No clip is a copy of another.", "")
-    pairs = pairs.assign(same_frames=_same_frames(pairs))
-    exact = int(pairs["same_frames"].sum())
-    note = (
-        f"{len(pairs):,} of {len(clips):,} clips are copies of a better one: {exact:,} have its very frames, "
-        f"{len(pairs) - exact:,} look like it. Left the copy, right its original; the least similar pairs first."
-    )
-    body = "".join(_pair(row) for _, row in _shown(pairs).iterrows())
-    return Section("duplicates", "Duplicates", note, f'<div class="pairs">{body}</div>')
 
 
 def _name(one: Threshold) -> str:
@@ -134,34 +117,3 @@ def _example(row: pd.Series, score: float, one: Threshold) -> str:
         f'<figure title="{place(row)}">{sheet(row)}<figcaption><b>{score:.4g}</b> {caption(row)}{also}'
         "</figcaption></figure>"
     )
-
-
-def _same_frames(pairs: pd.DataFrame) -> pd.Series:
-    digest = pairs["content_digest"]
-    return digest.notna() & (digest != "") & (digest == pairs["content_digest_of_original"])
-
-
-def _shown(pairs: pd.DataFrame) -> pd.DataFrame:
-    """The least similar pairs first; of those with the same frames one for each two videos, which share `num_pairs`."""
-    videos = ["video_id", "video_id_of_original"]
-    counted = pairs.assign(num_pairs=pairs.groupby([*videos, "same_frames"])["clip_id"].transform("size")).iloc[::-1]
-    exact = counted[counted["same_frames"]].drop_duplicates(videos)
-    return pd.concat([counted[~counted["same_frames"]], exact]).head(MOST_PAIRS)
-
-
-def _pair(row: pd.Series) -> str:
-    """A copy and its original side by side."""
-    original = row[[name for name in row.index if str(name).endswith("_of_original")]]
-    original = original.rename(lambda name: name.removesuffix("_of_original"))
-    words, notes = f"similarity {row['dup_similarity']:.4f}", []
-    if row["same_frames"]:
-        words = "the same frames"
-        notes += [f"one of {row['num_pairs']:,} pairs from these two files"] if row["num_pairs"] > 1 else []
-    if DUPLICATE not in reasons_of(row):
-        notes.append("kept all the same")
-    halves = "".join(
-        f"<figure>{sheet(clip)}<figcaption>{caption(clip)}<em>{place(clip)}</em></figcaption></figure>"
-        for clip in (row, original)
-    )
-    head = f'<div class="head"><b>{words}</b><span>{", ".join(notes)}</span></div>'
-    return f'<div class="card pair">{head}<div class="two">{halves}</div></div>'

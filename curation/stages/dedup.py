@@ -19,6 +19,8 @@ from curation.config import CurationError, DedupConfig
 
 ROWS_AT_ONCE = 2048
 """Clips compared in one step; bounds the memory of similarities to this many times the largest cluster."""
+EVERY_PAIR = 20_000
+"""Up to this many clips the most alike pairs are looked for among all."""
 KMEANS_SAMPLE = 64
 """Clips per cluster that k-means learns from."""
 KMEANS_STEPS = 8
@@ -62,6 +64,38 @@ def find_duplicates(clips: pd.DataFrame, config: DedupConfig) -> pd.DataFrame:
         target, cosine = _nearest_leaders(embeddings, config.eps, _clusters(embeddings, config))
         owner[rows], similarity[rows] = rows[target], cosine
     return _as_columns(clips, table, owner[group], np.where(owner[group] == group, 1, similarity[group]))
+
+
+def most_alike(clips: pd.DataFrame, num_pairs: int, config: DedupConfig) -> pd.DataFrame:
+    """The pairs of clips that are no duplicates and yet look most alike: what a wider `eps` would take next.
+
+    Reads clip_id, clip_embedding, dup_of. Every pair is compared up to EVERY_PAIR clips, above that only pairs within a
+    cluster.
+
+    Returns:
+        At most `num_pairs` rows, the most similar first: clip_id < other_clip_id, cosine.
+    """
+    table = clips[clips["dup_of"].isna()].sort_values("clip_id", kind="stable")
+    own = np.arange(len(table))
+    rows, vectors = _embeddings(table, own, own)
+    clusters = _clusters(vectors, config).of_vector if len(rows) > EVERY_PAIR else np.zeros(len(rows), dtype=np.int64)
+    found = [np.zeros((0, 3))]
+    for cluster in np.unique(clusters):
+        members = np.flatnonzero(clusters == cluster)
+        for block in _blocks(len(members)):
+            later = np.arange(len(members)) > np.arange(block.start, block.stop)[:, None]  # each pair once
+            cosines = np.where(later, vectors[members[block]] @ vectors[members].T, -np.inf)
+            best = np.argpartition(-cosines, min(num_pairs, cosines.size - 1), axis=None)[:num_pairs]
+            first, second = np.unravel_index(best, cosines.shape)
+            pairs = np.stack([members[block][first], members[second], cosines[first, second]], axis=1)
+            found = [_first_pairs(np.concatenate([*found, pairs[np.isfinite(pairs[:, 2])]]), num_pairs)]
+    ids, (one, other) = table["clip_id"].to_numpy(dtype=object)[rows], found[0][:, :2].astype(np.int64).T
+    return pd.DataFrame({"clip_id": ids[one], "other_clip_id": ids[other], "cosine": np.minimum(found[0][:, 2], 1)})
+
+
+def _first_pairs(pairs: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.float64]:
+    """Rows (one, other, cosine) of the highest cosines."""
+    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0], -pairs[:, 2]))][:count]
 
 
 def _require_columns(clips: pd.DataFrame, config: DedupConfig) -> None:

@@ -7,7 +7,7 @@ import pytest
 from curation.config import CurationError, DedupConfig
 from curation.profiles import demo, svd
 from curation.stages import dedup
-from curation.stages.dedup import find_duplicates
+from curation.stages.dedup import find_duplicates, most_alike
 
 NO_PREFERENCE: dict[str, object] = {
     "video_id": "v",
@@ -239,6 +239,36 @@ def test_only_the_columns_in_use_are_needed() -> None:
     assert len(find_duplicates(clips([None]).drop(columns="clip_embedding"), DedupConfig())) == 1
     bare = DedupConfig(exact=False, eps=0.1, prefer=())
     assert len(find_duplicates(clips([None])[["clip_id", "clip_embedding"]], bare)) == 1
+
+
+@pytest.mark.parametrize("every_pair", [1000, 10])
+def test_the_most_alike_pairs_that_are_no_duplicates(every_pair: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dedup, "ROWS_AT_ONCE", 32)
+    monkeypatch.setattr(dedup, "EVERY_PAIR", every_pair)
+    table = clips(planted(200, 8, 5))
+    table["dup_of"] = find_duplicates(table, DedupConfig(eps=0.02))["dup_of"]
+    found = most_alike(table, 5, DedupConfig(num_clusters=1 if every_pair == 10 else None))
+    kept = table[table["dup_of"].isna()]
+    similar = np.triu(cosines(np.stack(kept["clip_embedding"])), 1)
+    ids = kept["clip_id"].tolist()
+    best = [np.unravel_index(place, similar.shape) for place in np.argsort(-similar, axis=None)[:5]]
+    pairs = list(zip(found["clip_id"], found["other_clip_id"], strict=True))
+    assert pairs == [(ids[one], ids[other]) for one, other in best]
+    np.testing.assert_allclose(found["cosine"], [similar[place] for place in best], atol=1e-5)
+    assert (found["cosine"] < 0.98).all()
+    assert most_alike(table.sample(frac=1, random_state=0), 5, DedupConfig()).equals(
+        most_alike(table, 5, DedupConfig())
+    )
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "pairs"),
+    [([], 0), ([None], 0), ([[1.0, 0.0], None], 0), ([[1.0, 0.0]] * 2, 1), ([[1.0, 0.0]] * 3, 3)],
+)
+def test_few_clips_make_few_pairs(embeddings: list[object], pairs: int) -> None:
+    found = most_alike(clips(embeddings, dup_of=None), 9, DedupConfig())
+    assert len(found) == pairs
+    assert (found["clip_id"] < found["other_clip_id"]).all()
 
 
 def test_profiles() -> None:

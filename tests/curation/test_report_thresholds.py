@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from curation.config import AxisRule, SelectConfig
+from curation.config import AxisRule, DedupConfig, SelectConfig
+from curation.report_duplicates import duplicates
 from curation.report_files import clip_files
-from curation.report_thresholds import NEAREST, duplicates, thresholds
+from curation.report_thresholds import NEAREST, thresholds
 from curation.stages.select import select
 from tests.curation import small_dataset
 
@@ -133,7 +134,7 @@ def test_counts_of_every_threshold_and_what_is_left_after_it(small: pd.DataFrame
 
 
 def test_copies_beside_what_they_are_copies_of(small: pd.DataFrame) -> None:
-    body = duplicates(small).body
+    body = duplicates(small, DedupConfig()).body.partition("No copies")[0]
     assert body.count("<figure>") == body.count("<img") == 2
     assert "similarity 0.9950" in body
     copy, original = body.split("<figure>")[1:]
@@ -148,9 +149,9 @@ def test_exact_copies_are_told_from_likeness_and_the_doubtful_come_first(small: 
         dup_of=[None, "clip00", "clip00", "clip00", None, None],
         dup_similarity=[np.nan, 1.0, 0.99, 1.0, np.nan, np.nan],
     )
-    section = duplicates(table)
+    section = duplicates(table, DedupConfig())
     assert "3 of 6 clips are copies of a better one: 1 have its very frames, 2 look like it" in section.note
-    assert heads(section.body) == [
+    assert heads(section.body.partition("No copies")[0]) == [
         ("similarity 0.9900", "kept all the same"),
         ("similarity 1.0000", ""),
         ("the same frames", "kept all the same"),
@@ -164,14 +165,29 @@ def test_copies_of_a_whole_video_are_one_example(small: pd.DataFrame) -> None:
         dup_similarity=[np.nan] * 3 + [1.0] * 3,
         filter_reasons=[[]] * 3 + [["duplicate"]] * 3,
     )
-    section = duplicates(table)
+    section = duplicates(table, DedupConfig())
     assert "3 of 6 clips are copies of a better one: 3 have its very frames, 0 look like it" in section.note
-    assert heads(section.body) == [("the same frames", "one of 3 pairs from these two files")]
+    assert heads(section.body.partition("No copies")[0]) == [("the same frames", "one of 3 pairs from these two files")]
+
+
+def test_on_the_other_side_of_the_line_stand_the_most_alike_that_both_stay(small: pd.DataFrame) -> None:
+    """Embeddings are 0.1 rad apart in order of clip_id; clip10 is a copy, so five clips and four pairs remain."""
+    section = duplicates(small, DedupConfig(eps=0.001))
+    assert "(a cosine of 0.999 counts)" in section.note
+    alike = section.body.partition("No copies")[2]
+    assert [head for head, _ in heads(alike)] == ["similarity 0.9950"] * 3
+    shown = re.findall(r"film(\d).mp4  (\d).0", alike)
+    pairs = sorted("".join(one + other) for one, other in zip(shown[::2], shown[1::2], strict=True))
+    assert pairs == ["0001", "0102", "1112"]
+    assert "kept all the same" not in alike
 
 
 def test_no_copies_at_all(small: pd.DataFrame) -> None:
-    assert duplicates(small.assign(dup_of=None)).note == "No clip is a copy of another."
-    assert duplicates(small.iloc[:0]).body == ""
+    section = duplicates(small.assign(dup_of=None), DedupConfig())
+    assert section.note == "No clip is a copy of another: only the very same frames count."
+    assert "<h3>Copies" not in section.body
+    for nothing in (small.iloc[:0], small.assign(dup_of=None).drop(columns="clip_embedding")):
+        assert duplicates(nothing, DedupConfig()).body == ""
 
 
 def test_loss_of_clip_files_by_method(small: pd.DataFrame) -> None:
