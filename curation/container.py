@@ -30,7 +30,8 @@ def open_stream(uri: str) -> Iterator[tuple[av.container.InputContainer, av.Vide
     with ExitStack() as stack:
         with as_decode_error(uri):
             source = stack.enter_context(open_file(uri)) if "://" in uri else f"file:{uri}"
-            container = stack.enter_context(av.open(source, options={"protocol_whitelist": "file"}))
+            options = {"protocol_whitelist": "file"}
+            container = stack.enter_context(av.open(source, options=options, metadata_errors="replace"))
         yield container, _video_stream(uri, container)
 
 
@@ -41,6 +42,8 @@ def _video_stream(uri: str, container: av.container.InputContainer) -> av.VideoS
     stream = container.streams.best("video")
     if stream is None or int(stream.disposition) & ATTACHED_PICTURE:
         raise NoVideoError(f"{uri}: no video stream: leave it out of the input")
+    if stream.codec_context is None:
+        raise VideoDecodeError(f"{uri}: there is no decoder for its codec: re-encode the file")
     stream.codec_context.thread_count = 1
     return stream
 

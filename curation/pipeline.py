@@ -158,13 +158,12 @@ def measure(todo: Sequence[Todo], manifest: Manifest) -> Iterator[VideoRecord]:
         "num_cpus": part.model_cpus,
     }
     rows = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        # One video per task, so that a lost worker costs one video; CPU only. Lost ones are decoded again elsewhere.
+        # One video per task, so that a lost worker costs one video; CPU only; Ray decodes it again elsewhere.
         analyse,
         fn_args=(config, dim, manifest.store),
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=part.decode_cpus,
-        max_retries=-1,
     )
     if "text" in needed:
         # Text area: small convolutional nets.

@@ -57,8 +57,10 @@ def _arrow_file_system(root: str) -> tuple[fs.FileSystem, str] | None:
     """pyarrow's file system for `scheme://server/` and the path of its root; null for schemes it does not know."""
     try:
         return cast(tuple[fs.FileSystem, str], fs.FileSystem.from_uri(root))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError):
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return None
+    except OSError as error:
+        raise StoreError(f"{root} cannot be reached ({one_line(error)}): check the name and the network") from error
 
 
 def forget_file_systems() -> None:
@@ -115,7 +117,7 @@ class Store:
         try:
             with open_file(self.place(name)) as file:
                 return bytes(file.read())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def exists(self, name: str) -> bool:

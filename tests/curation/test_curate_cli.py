@@ -61,8 +61,9 @@ def test_unknown_profile_and_missing_flag(capsys: pytest.CaptureFixture[str], tm
     assert "demo" in line
     assert "svd" in line
     assert "does not exist" in refused(capsys, "--input", str(footage), *out, "--profile", "nope.json")
-    words = ["--input", str(footage), "--output", "s3://bucket/dataset"]
-    assert "is no folder" in refused(capsys, *words)
+    words = ["--input", str(footage), "--output", "nosuch://bucket/dataset"]
+    assert "use a path, file:// or s3://" in refused(capsys, *words)
+    assert "must be at least 0" in refused(capsys, "--input", str(footage), *out, "--max-failures", "-1")
     assert "--input is missing" in refused(capsys, *out)
     assert "is no dataset" in refused(capsys, *out, "--reselect")
     assert "is no dataset" in refused(capsys, *out, "--verify")
