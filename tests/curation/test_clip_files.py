@@ -16,6 +16,7 @@ import pytest
 from curation import clip_files
 from curation.clip_files import copy_loss, write_clip_file
 from curation.config import ClipFileConfig, CurationError, RunConfig
+from curation.isolation import KillableWorker
 from curation.stream_copy import ClipFileError, NotCopyableError
 from curation.video import VideoDecodeError, decode
 from tests.curation.clip_rows import (
@@ -87,6 +88,18 @@ def test_numbers_of_a_frame_are_taken(small: Callable[[str], str], tmp_path: Pat
     row = pd.DataFrame(rows_of(small("h264.mp4"), (10, 29))).iloc[1].to_dict()
     for config in (COPY, ENCODE):
         json.dumps(write_clip_file(row, tmp_path / "a", config, RUNS))
+
+
+def test_in_a_process_that_can_be_killed(small: Callable[[str], str], tmp_path: Path) -> None:
+    """Everything travels there and back, errors too."""
+    worker = KillableWorker(write_clip_file, time_limit_s=120.0, memory_limit_bytes=8 << 30)
+    try:
+        (row,) = rows_of(small("h264.mp4"))
+        assert worker.call(row, tmp_path / "a", COPY, RUNS)["file_num_frames"] == 60
+        with pytest.raises(VideoDecodeError, match=r"gone\.mp4"):
+            worker.call(row | {"source_uri": "gone.mp4"}, tmp_path / "a", AUTO, RUNS)
+    finally:
+        worker.stop()
 
 
 def test_edit_list_hides_frames_that_a_copy_must_not_show(small: Callable[[str], str], tmp_path: Path) -> None:
