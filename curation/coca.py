@@ -103,8 +103,8 @@ def _sample(scores: Tensor, top_k: int, running: Tensor, draws: Sequence[np.rand
     """scores (n vocabulary) → (n,) int64: one draw per running row among its k likeliest tokens."""
     least = scores.topk(min(top_k, scores.shape[-1]), dim=-1).values[:, -1:]
     kept = scores.masked_fill(scores < least, -torch.inf)
-    uniform = torch.tensor([draw.random() if runs else 0.0 for draw, runs in zip(draws, running.tolist(), strict=True)])
-    return pick(kept.softmax(dim=-1), uniform.to(scores.device))
+    numbers = [draw.random() if runs else 0.0 for draw, runs in zip(draws, running.tolist(), strict=True)]
+    return pick(kept.softmax(dim=-1), torch.tensor(numbers, dtype=torch.float64, device=scores.device))
 
 
 def pick(probabilities: Tensor, uniform: Tensor) -> Tensor:
@@ -113,8 +113,11 @@ def pick(probabilities: Tensor, uniform: Tensor) -> Tensor:
     Unlike torch.multinomial it gives the same token on every device and in every version of torch.
     """
     total = probabilities.double().cumsum(dim=-1)
-    passed = total <= uniform.double()[:, None] * total[:, -1:]
-    return passed.sum(dim=-1)
+    whole = total[:, -1:]
+    below = torch.minimum(
+        uniform.double()[:, None] * whole, whole.nextafter(torch.zeros_like(whole))
+    )  # roundings stay inside
+    return (total <= below).sum(dim=-1)
 
 
 # --- beam search ------------------------------------------------------------------------------------------------------

@@ -216,6 +216,7 @@ class CaptionConfig:
             self.max_tokens > self.min_tokens, "max_tokens", self.max_tokens, f"above min_tokens {self.min_tokens}"
         )
         _require(self.repetition_penalty > 0, "repetition_penalty", self.repetition_penalty, "positive")
+        _require(self.seed >= 0, "seed", self.seed, "at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)

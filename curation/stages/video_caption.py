@@ -121,9 +121,8 @@ class TransformersWriter:
                 "or a chat model that takes several pictures (video_caption.weights)"
             )
         elif getattr(self.processor.image_processor, "do_image_splitting", False):
-            self.processor.image_processor.do_image_splitting = (
-                False  # frames are small: tiles of them show nothing more
-            )
+            # Frames are small: tiles of them show nothing more.
+            self.processor.image_processor.do_image_splitting = False
 
     @torch.inference_mode()
     def __call__(self, clips: Sequence[Clip]) -> list[str]:

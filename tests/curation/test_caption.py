@@ -96,6 +96,7 @@ def test_damaged_and_other_models_are_one_line(config: CaptionConfig, tmp_path: 
     ("values", "message"),
     [
         ({"max_tokens": 3}, "max_tokens = 3 must be above min_tokens 4"),
+        ({"seed": -1}, "seed = -1 must be at least 0"),
         ({"num_beams": 0}, "num_beams = 0 must be at least 1"),
         ({"repetition_penalty": 0.0}, r"repetition_penalty = 0\.0 must be positive"),
     ],

@@ -139,3 +139,4 @@ def test_pick_follows_the_cumulated_probability() -> None:
     probabilities = torch.tensor([[0.2, 0.0, 0.5, 0.3]]).repeat(6, 1)
     uniform = torch.tensor([0.0, 0.19, 0.21, 0.69, 0.71, 0.999])
     assert pick(probabilities, uniform).tolist() == [0, 0, 2, 2, 3, 3]
+    assert pick(torch.tensor([[0.3, 0.6, 0.0]]), torch.ones(1, dtype=torch.float64)).tolist() == [1]

@@ -11,13 +11,13 @@ def test_files_and_tests_of_the_table_exist() -> None:
     missing, count = [], 0
     for row in rows:
         names = re.findall(r"`([^`]+)`", row)
-        files = [name for name in names if name.startswith("nuwa/")]
+        files = [name for name in names if name.startswith(("nuwa/", "curation/"))]
         missing += [name for name in files if not (ROOT / name).exists()]
         source = ""
         for name in names:
             if re.fullmatch(r"test_\w+\.py", name):
-                path = ROOT / "tests" / "nuwa" / name
-                source = path.read_text() if path.exists() else ""
+                paths = [ROOT / "tests" / package / name for package in ("nuwa", "curation")]
+                source = "".join(path.read_text() for path in paths if path.exists())
             elif re.fullmatch(r"test_\w+", name):
                 count += 1
                 if f"def {name}(" not in source:
