@@ -5,16 +5,25 @@ from __future__ import annotations
 import functools
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import cv2
 
 from curation import schema
-from curation.candidates import CandidateBuffer, ClipAnalysis, grid_times, key_times, pictures
+from curation.candidates import (
+    CandidateBuffer,
+    ClipAnalysis,
+    SpooledClips,
+    StoredClip,
+    grid_times,
+    key_times,
+    store,
+)
 from curation.config import CurationConfig
 from curation.isolation import KillableWorker, WorkerDiedError
 from curation.picture import Frame, SmallCopy, detection_size
+from curation.spool import PictureSpool
 from curation.stages.motion import MotionMeter
 from curation.stages.scenes import Cut, SceneDetector
 from curation.video import NoVideoError, VideoDecodeError, VideoInfo, content_hash, decode, probe
@@ -32,13 +41,13 @@ class VideoAnalysis:
     """
 
     video: dict[str, object]
-    clips: list[ClipAnalysis] = field(default_factory=list)
+    clips: Sequence[ClipAnalysis] = field(default_factory=list)
 
 
 def analyse_video(uri: str, config: CurationConfig, source_sha256: str | None = None) -> VideoAnalysis:
     """Decode `uri` once; never raises for anything the file contains or lacks.
 
-    Status `failed` carries error_stage, error_type and error_message and no clips (frames before the damage
+    Raises only SpoolError, when the temporary folder is full. Status `failed` carries error_stage, error_type and error_message and no clips (frames before the damage
     are not used); `empty` is a readable file with no moving picture; `quarantined` has crashed or hung the decoder
     `max_attempts` times. `source_sha256` is computed when not given. The work happens in a child process, so that not
     even a crash or a hang gets out.
@@ -47,7 +56,7 @@ def analyse_video(uri: str, config: CurationConfig, source_sha256: str | None = 
     try:
         digest, size = content_hash(uri)
     except OSError as error:
-        return _failed(video, "read", error)
+        return VideoAnalysis(video=_failed(video, "read", error))
     video |= {"source_sha256": digest, "video_id": schema.video_id(digest), "size_bytes": size}
     return _in_child(video, config)
 
@@ -55,49 +64,66 @@ def analyse_video(uri: str, config: CurationConfig, source_sha256: str | None = 
 def _in_child(video: dict[str, object], config: CurationConfig) -> VideoAnalysis:
     """`decode_pass` in a child, in a fresh one when that has died."""
     started = time.perf_counter()
-    last: WorkerDiedError | None = None
+    spool, last = PictureSpool(), None
     for attempt in range(1, config.decode.max_attempts + 1):
         try:
-            return _worker(config).call(video | {"attempts": attempt}, config)
+            tried = video | {"attempts": attempt}
+            found, clips = _worker(config).call(tried, config, descriptor=spool.descriptor)
+            return VideoAnalysis(video=found, clips=SpooledClips(clips, spool))
         except WorkerDiedError as error:
             last = error
     assert last is not None
     tried = {"attempts": config.decode.max_attempts, "wall_s": time.perf_counter() - started}
-    return _failed(video | tried, "decode", last, status="quarantined")
+    return VideoAnalysis(video=_failed(video | tried, "decode", last, status="quarantined"))
 
 
 def decode_pass(video: dict[str, object], config: CurationConfig) -> VideoAnalysis:
     """The decoding of `analyse_video`, in this process; `video` names source_uri and source_sha256."""
+    spool = PictureSpool()
+    found, clips = _decoded(video, config, spool)
+    return VideoAnalysis(video=found, clips=SpooledClips(clips, spool))
+
+
+def decode_for_parent(
+    video: dict[str, object], config: CurationConfig, descriptor: int
+) -> tuple[dict[str, object], list[StoredClip]]:
+    """`decode_pass` in a child process: pictures go to the parent's spool, whose file is open as `descriptor`."""
+    return _decoded(video, config, PictureSpool(descriptor))
+
+
+def _decoded(
+    video: dict[str, object], config: CurationConfig, spool: PictureSpool
+) -> tuple[dict[str, object], list[StoredClip]]:
+    """Values of the `videos` columns, and the clips."""
     cv2.setNumThreads(1)
     wall, cpu = time.perf_counter(), time.process_time()
+    clips: list[StoredClip] = []
     try:
-        journey = _Journey(str(video["source_uri"]), str(video["source_sha256"]), config)
+        journey = _Journey(str(video["source_uri"]), str(video["source_sha256"]), config, spool)
         clips = list(journey.clips())
-        facts = journey.facts() | {"num_clips": len(clips), "status": "ok"}
-        analysis = VideoAnalysis(video=video | facts, clips=clips)
+        found = video | journey.facts() | {"num_clips": len(clips), "status": "ok"}
     except NoVideoError as error:
-        analysis = _failed(video, "decode", error, status="empty")
+        clips, found = [], _failed(video, "decode", error, status="empty")
     except VideoDecodeError as error:
-        analysis = _failed(video, "decode", error)
+        clips, found = [], _failed(video, "decode", error)
     except (cv2.error, MemoryError) as error:
-        analysis = _failed(video, "analyse", error)
-    analysis.video.update(cpu_s=time.process_time() - cpu, wall_s=time.perf_counter() - wall)
-    return analysis
+        clips, found = [], _failed(video, "analyse", error)
+    return found | {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}, clips
 
 
 @functools.lru_cache(maxsize=1)
-def _worker(config: CurationConfig) -> KillableWorker[VideoAnalysis]:
+def _worker(config: CurationConfig) -> KillableWorker[tuple[dict[str, object], list[StoredClip]]]:
     """The child process of this process; it serves video after video and is replaced only when it had to be
     killed.
     """
     limit_s = config.decode.time_limit_s * _GRACE + 5.0
-    return KillableWorker(decode_pass, limit_s, config.decode.memory_limit_bytes)
+    return KillableWorker(decode_for_parent, limit_s, config.decode.memory_limit_bytes)
 
 
-def _failed(video: dict[str, object], stage: str, error: Exception, status: str = "failed") -> VideoAnalysis:
+def _failed(video: dict[str, object], stage: str, error: Exception, status: str = "failed") -> dict[str, object]:
     reason = " ".join(str(error).split()) or type(error).__name__
     details = {"error_stage": stage, "error_type": type(error).__name__, "error_message": reason, "num_clips": 0}
-    return VideoAnalysis(video=video | details | {"status": status})
+    return video | details | {"status": status}
 
 
 @dataclass(frozen=True)
@@ -124,8 +150,8 @@ class _Journey:
     become certain.
     """
 
-    def __init__(self, uri: str, source_sha256: str, config: CurationConfig) -> None:
-        self._uri, self._sha256, self._config = uri, source_sha256, config
+    def __init__(self, uri: str, source_sha256: str, config: CurationConfig, spool: PictureSpool) -> None:
+        self._uri, self._sha256, self._config, self._spool = uri, source_sha256, config, spool
         self._info: VideoInfo = probe(uri)
         self._detector = SceneDetector(config.scenes)
         self._motion = MotionMeter(config.motion, self._info.fps)
@@ -139,7 +165,7 @@ class _Journey:
         self._num_frames = 0
         self._last_frame_ticks = 0
 
-    def clips(self) -> Iterator[ClipAnalysis]:
+    def clips(self) -> Iterator[StoredClip]:
         """Every clip of the video, in order; raises VideoDecodeError when the video is damaged."""
         deadline = time.monotonic() + self._config.decode.time_limit_s
         for frame in decode(self._uri):
@@ -207,7 +233,7 @@ class _Journey:
         self._end_s = (last.pts + ticks) * base.numerator / base.denominator
         return _Mark(self._num_frames, last.pts + ticks, self._end_s, "end")
 
-    def _close(self, end: _Mark) -> Iterator[ClipAnalysis]:
+    def _close(self, end: _Mark) -> Iterator[StoredClip]:
         """The clip between the last mark and `end`; none where a split for length has already gone past it."""
         yield from self._close_overlong(end.time_s)
         assert self._start is not None
@@ -215,7 +241,7 @@ class _Journey:
             return
         yield self._advance(end)
 
-    def _close_overlong(self, certain_s: float) -> Iterator[ClipAnalysis]:
+    def _close_overlong(self, certain_s: float) -> Iterator[StoredClip]:
         """Split the open scene while it is longer than allowed at `certain_s`, before which no more cuts are
         expected.
         """
@@ -226,7 +252,7 @@ class _Journey:
                 return
             yield self._advance(middle)
 
-    def _advance(self, end: _Mark) -> ClipAnalysis:
+    def _advance(self, end: _Mark) -> StoredClip:
         assert self._start is not None
         clip = self._clip(self._start, end)
         del self._clock[: end.frame - self._clock_first]
@@ -253,7 +279,7 @@ class _Journey:
         """Of the first frames of the open clip; the same in whatever container they come."""
         return hashlib.sha256(b"".join(tick.digest for tick in self._clock[:num_frames])).hexdigest()[:32]
 
-    def _clip(self, start: _Mark, end: _Mark) -> ClipAnalysis:
+    def _clip(self, start: _Mark, end: _Mark) -> StoredClip:
         duration_s, num_frames = end.time_s - start.time_s, end.frame - start.frame
         inset_s, num_grid = self._config.decode.edge_inset_s, self._config.decode.grid_frames
         chosen = self._candidates.nearest(start.frame, end.frame, key_times(start.time_s, end.time_s, inset_s))
@@ -284,4 +310,4 @@ class _Journey:
         }
         self._num_clips += 1
         self._candidates.drop_before(end.frame)
-        return pictures(row, chosen, grid, self._config.decode)
+        return store(row, chosen, grid, self._config.decode, self._spool)

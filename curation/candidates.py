@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import cv2
 import numpy as np
 
 from curation.config import DecodeConfig
 from curation.picture import Frame
+from curation.spool import PictureSpool, Stored
 
 MOST_PER_CLIP = 120
 
@@ -92,12 +94,48 @@ class CandidateBuffer:
         self._kept.append(Candidate.of(frame, self._config))
 
 
-def pictures(
-    row: dict[str, object], chosen: Sequence[Candidate], grid: Sequence[Candidate], config: DecodeConfig
-) -> ClipAnalysis:
+@dataclass(frozen=True)
+class StoredClip:
+    """A ClipAnalysis whose pictures are in a spool."""
+
+    row: dict[str, object]
+    frames: Stored
+    grid: Stored
+
+
+class SpooledClips(Sequence[ClipAnalysis]):
+    """Clips in order of time; their pictures are read from the spool when one is looked at."""
+
+    def __init__(self, clips: Sequence[StoredClip], spool: PictureSpool) -> None:
+        self._clips, self._spool = clips, spool
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    @overload
+    def __getitem__(self, index: int) -> ClipAnalysis: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> SpooledClips: ...
+
+    def __getitem__(self, index: int | slice) -> ClipAnalysis | SpooledClips:
+        if isinstance(index, slice):
+            return SpooledClips(self._clips[index], self._spool)
+        clip = self._clips[index]
+        return ClipAnalysis(row=clip.row, frames=self._spool.read(clip.frames), grid=self._spool.read(clip.grid))
+
+
+def store(
+    row: dict[str, object],
+    chosen: Sequence[Candidate],
+    grid: Sequence[Candidate],
+    config: DecodeConfig,
+    spool: PictureSpool,
+) -> StoredClip:
     """The clip of `row` with its three key frames and its evenly spaced ones."""
-    small = [candidate.reduced(config.grid_frame_px) for candidate in grid]
-    return ClipAnalysis(row=row, frames=np.stack([candidate.image for candidate in chosen]), grid=np.stack(small))
+    frames = np.stack([candidate.image for candidate in chosen])
+    small = np.stack([candidate.reduced(config.grid_frame_px) for candidate in grid])
+    return StoredClip(row, spool.add(frames), spool.add(small))
 
 
 def key_times(start_s: float, end_s: float, inset_s: float) -> list[float]:

@@ -10,6 +10,7 @@ import resource
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing import reduction
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any, Generic, TypeVar, cast
@@ -38,15 +39,19 @@ class KillableWorker(Generic[R]):
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
 
-    def call(self, *arguments: Any) -> R:
-        """The result of `function(*arguments)`.
+    def call(self, *arguments: Any, descriptor: int | None = None) -> R:
+        """The result of `function(*arguments)`; with `descriptor`, an open file's number, the child is given the same
+        file and `function` its number there as last argument.
 
         Raises:
             WorkerDiedError: no result, because the child ended or took longer than the limit.
         """
         pipe = self._running()
         try:
-            pipe.send(arguments)
+            pipe.send((arguments, descriptor is not None))
+            if descriptor is not None:
+                assert self._process is not None
+                reduction.send_handle(pipe, descriptor, self._process.pid)
         except OSError as lost:
             raise WorkerDiedError(f"the decoder's process died (exit code {self.stop()}) between two calls") from lost
         if not pipe.poll(self._time_limit_s):
@@ -94,7 +99,8 @@ def _serve(pipe: Connection, function: Callable[..., Any], memory_limit_bytes: i
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     while True:
         try:
-            arguments = pipe.recv()
+            arguments, with_file = pipe.recv()
+            arguments = (*arguments, reduction.recv_handle(pipe)) if with_file else arguments
         except EOFError:
             return
         answer: tuple[Any, Exception | None]

@@ -10,10 +10,11 @@ from dataclasses import replace
 
 import cv2
 
-from curation.candidates import Candidate, ClipAnalysis, pictures
+from curation.candidates import Candidate, ClipAnalysis, SpooledClips, StoredClip, store
 from curation.config import CurationConfig
 from curation.isolation import KillableWorker, WorkerDiedError
 from curation.picture import Frame
+from curation.spool import PictureSpool, Stored
 from curation.video import VideoDecodeError, decode, frames_from, open_stream
 
 # Within this distance decoding on is cheaper than seeking, which goes back to a key frame.
@@ -25,7 +26,7 @@ _BACK_S = (0.0, 5.0)
 _GRACE_S = 5.0
 
 
-def reread_pictures(uri: str, rows: Sequence[dict], config: CurationConfig) -> list[ClipAnalysis]:
+def reread_pictures(uri: str, rows: Sequence[dict], config: CurationConfig) -> Sequence[ClipAnalysis]:
     """The pictures of `rows`, clips of one video, at the times their columns frame_times_s and grid_times_s name.
 
     They are, bit for bit, those of the decode pass with the same `config.decode`. The work happens in a child process
@@ -36,30 +37,43 @@ def reread_pictures(uri: str, rows: Sequence[dict], config: CurationConfig) -> l
     """
     if not rows:
         return []
+    spool = PictureSpool()
     try:
-        return _worker(config).call(uri, [dict(row) for row in rows], config)
+        clips = _worker(config).call(uri, [dict(row) for row in rows], config, descriptor=spool.descriptor)
     except WorkerDiedError as error:
         raise VideoDecodeError(f"{uri}: cannot be read again: {error}") from error
+    return SpooledClips(clips, spool)
 
 
-def reread_here(uri: str, rows: Sequence[dict], config: CurationConfig) -> list[ClipAnalysis]:
+def reread_here(uri: str, rows: Sequence[dict], config: CurationConfig) -> Sequence[ClipAnalysis]:
     """The work of `reread_pictures`, in this process."""
+    spool = PictureSpool()
+    return SpooledClips(_reread(uri, rows, config, spool), spool)
+
+
+def reread_for_parent(uri: str, rows: Sequence[dict], config: CurationConfig, descriptor: int) -> list[StoredClip]:
+    """The same in a child process: pictures go to the parent's spool, whose file is open as `descriptor`."""
+    return _reread(uri, rows, config, PictureSpool(descriptor))
+
+
+def _reread(uri: str, rows: Sequence[dict], config: CurationConfig, spool: PictureSpool) -> list[StoredClip]:
     cv2.setNumThreads(1)
     wanted = {time_s for row in rows for time_s in _times_s(row)}
     size = (int(rows[0]["width"]), int(rows[0]["height"]))
-    found = {frame.time_s: Candidate.of(_sized(frame, size), config.decode) for frame in _sought(uri, sorted(wanted))}
+    found: dict[float, Stored] = {}
+    for frame in _sought(uri, sorted(wanted)):
+        found[frame.time_s] = spool.add(Candidate.of(_sized(frame, size), config.decode).image)
     missing = wanted - found.keys()
     if missing:
         raise VideoDecodeError(
             f"{uri}: no frame at {min(missing):.6f} s, where there was one: the file has changed, curate it again"
         )
+
+    def candidates(times_s: Sequence[float]) -> list[Candidate]:
+        return [Candidate(0, time_s, spool.read(found[time_s])) for time_s in times_s]
+
     return [
-        pictures(
-            row,
-            [found[time_s] for time_s in row["frame_times_s"]],
-            [found[time_s] for time_s in row["grid_times_s"]],
-            config.decode,
-        )
+        store(row, candidates(row["frame_times_s"]), candidates(row["grid_times_s"]), config.decode, spool)
         for row in rows
     ]
 
@@ -114,6 +128,6 @@ def _stretches(times_s: Sequence[float]) -> list[list[float]]:
 
 
 @functools.lru_cache(maxsize=1)
-def _worker(config: CurationConfig) -> KillableWorker[list[ClipAnalysis]]:
+def _worker(config: CurationConfig) -> KillableWorker[list[StoredClip]]:
     limit_s = config.decode.time_limit_s + _GRACE_S
-    return KillableWorker(reread_here, limit_s, config.decode.memory_limit_bytes)
+    return KillableWorker(reread_for_parent, limit_s, config.decode.memory_limit_bytes)

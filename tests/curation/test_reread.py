@@ -1,6 +1,6 @@
 """Pictures read again at their stored times are bitwise those of the decode pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from tests.curation.filmed import analysed, pack, shot, with_small_frames
 CONFIG = with_small_frames()
 
 
-def assert_same(again: list[ClipAnalysis], clips: list[ClipAnalysis]) -> None:
+def assert_same(again: Sequence[ClipAnalysis], clips: Sequence[ClipAnalysis]) -> None:
     assert [clip.row["clip_id"] for clip in again] == [clip.row["clip_id"] for clip in clips]
     for first, second in zip(clips, again, strict=True):
         assert np.array_equal(first.frames, second.frames)
