@@ -156,12 +156,14 @@ def _embeddings(table: pd.DataFrame, group: Indices, ranked: Indices) -> tuple[I
     if present.size == 0:
         return present, np.zeros((0, 1), dtype=np.float32)
     stacked = np.stack([np.asarray(vectors[row], dtype=np.float32) for row in present])
-    norm = np.linalg.norm(stacked.astype(np.float64), axis=1)
+    norm = np.sqrt(np.einsum("nd,nd->n", stacked, stacked))
     usable = np.flatnonzero(np.isfinite(norm) & (norm > 0))
     member = pd.Series(usable, index=group[present[usable]])
     chosen = member[~member.index.duplicated()].reindex(ranked).dropna().astype(np.int64)
     place = chosen.to_numpy()
-    return chosen.index.to_numpy(), (stacked[place] / norm[place, None]).astype(np.float32)
+    unit = stacked[place]
+    unit /= norm[place, None]
+    return chosen.index.to_numpy(), unit
 
 
 # --- clusters ---------------------------------------------------------------------------------------------------------
