@@ -25,9 +25,9 @@ class SourceFrame:
 def clips_with_videos(clips: pd.DataFrame, videos: pd.DataFrame) -> pd.DataFrame:
     """`clips`, row by row as they are, with the columns of their video, which are called `video_…`.
 
-    A video listed at several places (status duplicate) has one row that owns the clips; that one is joined.
+    Of a video listed more than once (a duplicate, or superseded at another place) the row that owns the clips is joined.
     """
-    owners = videos[videos["status"] != "duplicate"].drop_duplicates("video_id")
+    owners = videos.sort_values("status", key=lambda status: status != "ok", kind="stable").drop_duplicates("video_id")
     named = owners.rename(columns=lambda name: name if name.startswith("video_") else f"video_{name}")
     return clips.reset_index(drop=True).merge(named, on="video_id", how="left", validate="many_to_one")
 

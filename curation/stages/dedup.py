@@ -19,7 +19,7 @@ from curation.config import CurationError, DedupConfig
 
 ROWS_AT_ONCE = 2048
 """Clips compared in one step; bounds the memory of similarities to this many times the largest cluster."""
-EVERY_PAIR = 20_000
+EVERY_PAIR = 10_000
 """Up to this many clips the most alike pairs are looked for among all."""
 KMEANS_SAMPLE = 64
 """Clips per cluster that k-means learns from."""

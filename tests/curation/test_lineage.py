@@ -29,6 +29,15 @@ def test_every_clip_has_its_video_once_even_where_a_copy_shares_its_id(tables: T
     assert joined["video_num_frames"].tolist() == [48] * 6
 
 
+def test_the_row_that_owns_the_clips_is_joined_wherever_it_stands(tables: Tables) -> None:
+    """The same bytes may be superseded at one place and decoded at another."""
+    gone = tables["videos"].head(1).assign(status="superseded", source_uri="/old/place.mp4", codec=None)
+    videos = pd.concat([tables["videos"].iloc[::-1], gone]).iloc[::-1]
+    joined = clips_with_videos(tables["clips"], videos)
+    assert joined["video_status"].tolist() == ["ok"] * 6
+    assert joined["video_codec"].tolist() == ["h264"] * 6
+
+
 def test_runs_come_apart_into_clips_in_order(tables: Tables) -> None:
     parts = clips_of_runs(tables["runs"], tables["clips"])
     assert parts["run_id"].tolist() == ["run0"] * 3 + ["run1"] * 3
