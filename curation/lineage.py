@@ -25,7 +25,7 @@ class SourceFrame:
 def clips_with_videos(clips: pd.DataFrame, videos: pd.DataFrame) -> pd.DataFrame:
     """`clips`, row by row as they are, with the columns of their video, which are called `video_…`.
 
-    Of a video listed more than once (a duplicate, or superseded at another place) the row that owns the clips is joined.
+    Of a video listed twice (a duplicate, or superseded at another place) the row that owns the clips is joined.
     """
     owners = videos.sort_values("status", key=lambda status: status != "ok", kind="stable").drop_duplicates("video_id")
     named = owners.rename(columns=lambda name: name if name.startswith("video_") else f"video_{name}")
