@@ -47,10 +47,13 @@ class VideoAnalysis:
 def analyse_video(uri: str, config: CurationConfig, source_sha256: str | None = None) -> VideoAnalysis:
     """Decode `uri` once; never raises for anything the file contains or lacks.
 
-    Raises only SpoolError, when the temporary folder is full. Status `failed` carries error_stage, error_type and error_message and no clips (frames before the damage
-    are not used); `empty` is a readable file with no moving picture; `quarantined` has crashed or hung the decoder
+    Status `failed` carries error_stage, error_type and error_message and no clips (frames before the damage are not
+    used); `empty` is a readable file with no moving picture; `quarantined` has crashed or hung the decoder
     `max_attempts` times. `source_sha256` is computed when not given. The work happens in a child process, so that not
     even a crash or a hang gets out.
+
+    Raises:
+        SpoolError: the temporary folder is full.
     """
     video: dict[str, object] = {"source_uri": uri, "source_sha256": source_sha256, "attempts": 1}
     try:

@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-from curation.config import MotionConfig
-from curation.stages.motion import MotionMeter, flow_field, resize_short_side
+from curation.config import CurationConfig, MotionConfig, SceneConfig
+from curation.stages.motion import FlowMethod, MotionMeter, flow_field, flow_magnitude, resize_short_side
+from tests.curation.filmed import analysed
 
 
 def texture(size: int = 256) -> np.ndarray:
@@ -78,11 +79,46 @@ def test_no_score_for_a_single_sample_and_across_a_hole() -> None:
     assert score([texture(), texture()], [0.0, 10.0]) is None
 
 
-def test_flow_of_a_real_pair_has_the_error_peers_measure(media: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize(("method", "peers_px"), [("farneback", 1.259), ("dis", 0.898)])
+def test_flow_of_a_real_pair_has_the_error_peers_measure(
+    media: Callable[[str], Path], method: FlowMethod, peers_px: float
+) -> None:
     first, second = (cv2.imread(str(media(f"mmflow/00001_img{k}.ppm")), cv2.IMREAD_GRAYSCALE) for k in (1, 2))
     truth = np.frombuffer(media("mmflow/00001_flow.flo").read_bytes()[12:], np.float32).reshape(50, 50, 2)
-    error_px = np.linalg.norm(flow_field(first, second) - truth, axis=2).mean()
-    assert error_px == pytest.approx(1.259, abs=0.05)
+    error_px = np.linalg.norm(flow_field(first, second, method) - truth, axis=2).mean()
+    assert error_px == pytest.approx(peers_px, abs=0.05)
+
+
+@pytest.mark.parametrize("method", ["farneback", "dis"])
+def test_both_methods_measure_a_known_shift(method: FlowMethod) -> None:
+    first, second = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (texture(), moved(texture(), 3.0)))
+    assert flow_magnitude(first, second, method) == pytest.approx(3.0, rel=0.1)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (15, 400), (16, 16), (17, 300)])
+def test_dis_takes_any_size(shape: tuple[int, int]) -> None:
+    assert flow_field(np.zeros(shape, np.uint8), np.full(shape, 9, np.uint8), "dis").shape == (*shape, 2)
+
+
+def test_pixels_per_sample_at_full_size() -> None:
+    images = [moved(texture(), 4.0 * k) for k in range(5)]
+    config = MotionConfig(unit="px", short_side_px=None, method="dis")
+    assert score(images, [0.5 * k for k in range(5)], config) == pytest.approx(4.0, rel=0.1)
+
+
+def test_data_juicers_samples() -> None:
+    """Every n-th frame, and the second: its loop reads on once before the first pair."""
+    meter = MotionMeter(MotionConfig(sampling="data_juicer"), stated_fps=24.0)
+    assert [index for index in range(40) if meter.wants(index, index / 24)] == [0, 1, 12, 24, 36]
+
+
+@pytest.mark.parametrize(("name", "expected_px"), [("video1", 1.869317), ("video2", 3.52111)])
+def test_data_juicers_scores(media: Callable[[str], Path], name: str, expected_px: float) -> None:
+    """tests/ops/filter/test_video_motion_score_filter.py of data-juicer."""
+    motion = MotionConfig(sampling="data_juicer", unit="px", short_side_px=None)
+    scenes = SceneConfig(detectors=(), max_clip_s=1000.0)
+    (clip,) = analysed(media(f"data-juicer/{name}.mp4"), CurationConfig(motion=motion, scenes=scenes)).clips
+    assert clip.row["motion_score"] == pytest.approx(expected_px, rel=0.02)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (2, 4000, 3), (64, 48, 3)])

@@ -1,13 +1,14 @@
-"""Cuts on drawn frames with known truth; PySceneDetect's own lists on real films are in test_media.py."""
+"""Cuts on drawn frames with known truth; PySceneDetect's own lists on real films are in test_analyse_media.py."""
 
 from collections.abc import Iterator
 
+import cv2
 import numpy as np
 import pytest
 
-from curation.config import CutDetectorConfig, SceneConfig
+from curation.config import CurationError, CutDetectorConfig, SceneConfig
 from curation.cut_rules import mixture_share
-from curation.stages.scenes import Cut, find_cuts
+from curation.stages.scenes import Cut, SceneDetector, find_cuts
 
 EVERYTHING = SceneConfig(fade_threshold=12.0, white_threshold=243.0, dissolve_window_s=0.64)
 
@@ -72,3 +73,97 @@ def test_mixture_share_is_one_for_a_mean_and_zero_for_a_cut() -> None:
 def test_short_and_tiny_videos(count: int) -> None:
     frames: Iterator[np.ndarray] = (np.full((1, 1, 3), 7, np.uint8) for _ in range(count))
     assert find_cuts(frames, EVERYTHING) == []
+
+
+CASCADE = (
+    CutDetectorConfig(),
+    CutDetectorConfig(fps=8.0, threshold=2.5),
+    CutDetectorConfig(fps=2.0, threshold=2.0),
+)
+
+
+def wipe(before: list[np.ndarray], after: list[np.ndarray], length: int) -> list[np.ndarray]:
+    """Join by uncovering `after` from the left over `length` frames, the middle where `before` would have ended."""
+    mixed = []
+    for k in range(length):
+        frame = before[-1].copy()
+        frame[:, : round(64 * (k + 0.5) / length)] = after[0][:, : round(64 * (k + 0.5) / length)]
+        mixed.append(frame)
+    return before[: -length // 2] + mixed + after[length // 2 :]
+
+
+@pytest.mark.parametrize("length", [6, 12])
+def test_lower_rates_see_wipes_that_the_native_rate_misses(length: int) -> None:
+    frames = wipe(still(0, 75), still(1, 75), length)
+    assert find_cuts(frames, SceneConfig()) == []
+    (cut,) = find_cuts(frames, SceneConfig(detectors=CASCADE))
+    assert cut.kind == "dissolve"
+    assert abs(cut.frame - 75) <= length // 2
+
+
+def test_lower_rates_add_nothing_to_what_is_known() -> None:
+    frames = fade(still(0, 60), still(1, 60), 8)
+    frames = dissolve(frames, still(2, 60), 12)
+    frames += still(3, 60)
+    full = SceneConfig(detectors=CASCADE, fade_threshold=12.0, white_threshold=243.0, dissolve_window_s=0.64)
+    assert [cut.kind for cut in find_cuts(frames, full)] == ["fade", "dissolve", "hard"]
+    assert find_cuts(frames, full) == find_cuts(frames, EVERYTHING)
+
+
+def test_a_hard_cut_seen_only_by_a_lower_rate_is_placed_on_its_frame() -> None:
+    """Strong motion at the native rate hides the cut from it."""
+    frames = still(0, 60) + still(1, 60)
+    blind = CutDetectorConfig(threshold=1e9)
+    cuts = find_cuts(frames, SceneConfig(detectors=(blind, CutDetectorConfig(fps=4.0, threshold=2.0))))
+    assert cuts == [Cut(60, "hard")]
+
+
+@pytest.mark.parametrize("fps", [10.0, 25.0, 60.0])
+def test_cuts_come_in_order_and_never_before_what_is_certain(fps: float) -> None:
+    rng = np.random.default_rng(1)
+    frames: list[np.ndarray] = still(0, 50)
+    for seed in range(1, 30):
+        join = (fade, dissolve, wipe)[int(rng.integers(3))]
+        frames = join(frames, still(seed, int(rng.integers(30, 90))), 10)
+    detector = SceneDetector(SceneConfig(detectors=CASCADE, fade_threshold=12.0, dissolve_window_s=0.5))
+    found: list[Cut] = []
+    for index, image in enumerate(frames):
+        certain = detector.certain_before
+        cuts = detector.feed(index, index / fps, image)
+        assert all(cut.frame >= certain for cut in cuts)
+        assert index - detector.certain_before < 6 * fps + 60
+        found += cuts
+    found += detector.finish()
+    gaps = np.diff([cut.frame for cut in found])
+    assert len(found) > 15
+    assert (gaps >= 15).all()
+
+
+def test_fades_through_white() -> None:
+    down = [cv2.addWeighted(still(0, 1)[0], 1 - k / 8, np.full((64, 64, 3), 255, np.uint8), k / 8, 0) for k in range(9)]
+    up = [cv2.addWeighted(still(1, 1)[0], k / 8, np.full((64, 64, 3), 255, np.uint8), 1 - k / 8, 0) for k in range(9)]
+    (cut,) = find_cuts(still(0, 40) + down + up + still(1, 40), EVERYTHING)
+    assert cut.kind == "fade"
+    assert abs(cut.frame - 49) <= 1
+
+
+def test_no_detector_means_one_scene() -> None:
+    assert find_cuts(still(0, 30) + still(1, 30), SceneConfig(detectors=())) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"fps": 0.0}, "fps = 0.0 must be positive, or null for every frame"),
+        ({"threshold": -1.0}, "threshold = -1.0 must be positive"),
+        ({"window_frames": 0}, "window_frames = 0 must be at least 1"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float], message: str) -> None:
+    with pytest.raises(CurationError, match=message):
+        CutDetectorConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_black_must_be_darker_than_white() -> None:
+    with pytest.raises(CurationError, match=r"fade_threshold = 250\.0 must be below 240\.0"):
+        SceneConfig(fade_threshold=250.0, white_threshold=240.0)
