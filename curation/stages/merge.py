@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import openai
-from openai.types.chat import ChatCompletion
 
 from curation.config import CurationError, MergeConfig
 
@@ -75,6 +73,8 @@ class Merger:
         self.config = config
         self._remembered: dict[tuple[str, str], str] = {}
         if config.llm_url is not None:
+            import openai  # here and below: the template and `sample_caption` do without it
+
             self._client = openai.OpenAI(
                 base_url=config.llm_url,
                 api_key=os.environ.get(config.llm_key_variable) or "none",
@@ -116,6 +116,8 @@ class Merger:
 
     def _ask(self, image_caption: str, video_caption: str) -> str:
         """One request, repeated by the client after failures that may pass, each time after a longer wait."""
+        import openai
+
         where = f"{self.config.llm_url} (model {self.config.llm_model})"
         temperature = openai.omit if self.config.llm_temperature is None else self.config.llm_temperature
         try:
@@ -140,6 +142,8 @@ class Merger:
 
 def _sentence(answer: object, where: str) -> str:
     """The text of an answer on one line, quotation marks taken off."""
+    from openai.types.chat import ChatCompletion
+
     choices = answer.choices if isinstance(answer, ChatCompletion) else None
     if not choices or not choices[0].message or not isinstance(choices[0].message.content, str):
         raise MergeError(f"{where} answered without a message: give the base URL of an OpenAI-compatible endpoint")

@@ -159,5 +159,8 @@ def test_a_named_architecture_with_the_path_of_a_checkpoint(tmp_path: Path) -> N
     picture = generated_craft.rectangle(10, 10, 90, 90)
     direct = model.eval().encode_image(embedder.clip.pictures([picture]), normalize=True)
     np.testing.assert_allclose(embedder.images([picture]), direct.detach().numpy(), atol=1e-5)
+    torch.save({"state_dict": {"code": tmp_path}}, tmp_path / "code.pt")
+    with pytest.raises(openclip.ModelFileError, match=r"code\.pt cannot be loaded as the open_clip model ViT-S-32-alt"):
+        FrameEmbedder(dataclasses.replace(config, weights=tmp_path / "code.pt"))
     with pytest.raises(openclip.ModelFileError, match="is not a CoCa model"):
         Captioner(CaptionConfig(architecture="ViT-S-32-alt", weights=tmp_path / "epoch_1.pt"))
