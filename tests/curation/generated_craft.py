@@ -3,6 +3,7 @@
 The real craft_mlt_25k.pth cannot ship; these weights have its keys and shapes, and go the same way through EasyOCR.
 """
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,15 @@ def rectangle(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
 
 def save(path: Path) -> None:
     """Write the weights in the form of EasyOCR's file, `module.` before every key."""
+    torch.save({f"module.{name}": value for name, value in _fitted().state_dict().items()}, path)
+
+
+@functools.cache
+def _fitted() -> CRAFT:
     torch.manual_seed(0)
     net = CRAFT(pretrained=False).eval()
     _fit(net)
-    torch.save({f"module.{name}": value for name, value in net.state_dict().items()}, path)
+    return net
 
 
 @torch.no_grad()
