@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Literal
 from curation.clip_files import write_clip_file
 from curation.config import CurationConfig
 from curation.config_json import fingerprint, fingerprint_of_text
+from curation.isolation import KillableWorker, WorkerDiedError
 from curation.records import Row
 from curation.runs import RunPlan
 from curation.store import Store
@@ -78,14 +80,25 @@ def made(plans: Sequence[MediaPlan], store: Store) -> dict[str, Row]:
 def make(plan: MediaPlan, store: Store, config: CurationConfig) -> tuple[Row, str | None]:
     """Write the file and its note. Returns (what is known of the file, null), or ({}, what is wrong with the source).
 
-    Raises StoreError when the dataset cannot be written.
+    The source is decoded in a process that can be killed. Raises StoreError when the dataset cannot be written.
     """
+    limits = config.decode
     try:
-        facts = _write_run(plan.run, store, config) if plan.run else _write_clip(plan.clip or {}, store, config)
-    except VideoDecodeError as error:
+        facts = _writer(limits.time_limit_s, limits.memory_limit_bytes).call(plan, store, config)
+    except (VideoDecodeError, WorkerDiedError) as error:
         return {}, str(error)
     store.write(plan.note, json.dumps({"made_from": plan.made_from, "facts": facts}, indent=1).encode())
     return facts, None
+
+
+@functools.lru_cache(maxsize=1)
+def _writer(time_limit_s: float, memory_limit_bytes: int) -> KillableWorker[Row]:
+    return KillableWorker(write_here, time_limit_s, memory_limit_bytes)
+
+
+def write_here(plan: MediaPlan, store: Store, config: CurationConfig) -> Row:
+    """Write the file in this process. Raises VideoDecodeError and StoreError."""
+    return _write_run(plan.run, store, config) if plan.run else _write_clip(plan.clip or {}, store, config)
 
 
 def _write_run(plan: RunPlan, store: Store, config: CurationConfig) -> Row:

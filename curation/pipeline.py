@@ -26,7 +26,8 @@ from curation.stage_graph import DECODING
 from curation.store import Store, open_file
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-import ray  # after the line above: usage statistics stay off
+os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")  # one line per video is printed anyway
+import ray  # after the lines above: usage statistics stay off
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
@@ -72,8 +73,9 @@ def cluster(address: str | None, num_cpus: int | None) -> Iterator[None]:
         _join(address)
     elif mine:
         ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, logging_level=logging.ERROR)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # one line per video is printed anyway
-    ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty()  # in a log they are only noise
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = sys.stderr.isatty()  # in a log they are only noise
+    context.issue_detectors_config.detectors = []  # advice on memory that a model simply needs
     try:
         yield
     except (ray.exceptions.RayTaskError, ray.exceptions.RayActorError) as error:

@@ -9,7 +9,7 @@ import pytest
 
 from curation.config import ClipFileConfig, CurationConfig, RunConfig
 from curation.manifest import Manifest
-from curation.media import MediaPlan, clip_media, made, make, run_media, unreferenced
+from curation.media import MediaPlan, clip_media, made, make, run_media, unreferenced, write_here
 from curation.runs import plan_runs
 from curation.store import Store, StoreError
 from curation.video import decode
@@ -70,7 +70,7 @@ def test_full_disk_is_no_fault_of_the_source(footage: Path, tmp_path: Path, monk
 
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(StoreError, match="No space left"):
-        make(run_of(footage), Store.at(tmp_path), CONFIG)
+        write_here(run_of(footage), Store.at(tmp_path), CONFIG)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
