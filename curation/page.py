@@ -54,17 +54,23 @@ def picture(image: np.ndarray, quality: int = 82) -> str:
 
 def strip(images: Sequence[np.ndarray], height_px: int) -> str:
     """Data URI of images side by side, each scaled to `height_px`; small ones keep hard pixel edges."""
-    return picture(np.concatenate([_scaled(image, height_px) for image in images], axis=1))
+    return picture(np.concatenate([_scaled(image, _width(image, height_px), height_px) for image in images], axis=1))
 
 
 def sheet(images: Sequence[np.ndarray], height_px: int) -> str:
-    """Data URI of four images of one size, two by two, each scaled to `height_px`; the last one fills empty places."""
-    four = [_scaled(image, height_px) for image in (*images, *[images[-1]] * 3)][:4]
+    """Data URI of four images, two by two, each scaled to `height_px` and to the shape of the first one; the last one
+    fills empty places.
+    """
+    width_px = _width(images[0], height_px)
+    four = [_scaled(image, width_px, height_px) for image in (*images, *[images[-1]] * 3)][:4]
     return picture(rearrange(np.stack(four), "(row column) h w c -> (row h) (column w) c", row=2))
 
 
-def _scaled(image: np.ndarray, height_px: int) -> np.ndarray:
-    width_px = max(1, round(image.shape[1] * height_px / image.shape[0]))
+def _width(image: np.ndarray, height_px: int) -> int:
+    return max(1, round(image.shape[1] * height_px / image.shape[0]))
+
+
+def _scaled(image: np.ndarray, width_px: int, height_px: int) -> np.ndarray:
     way = cv2.INTER_AREA if image.shape[0] >= height_px else cv2.INTER_NEAREST
     return cv2.resize(image, (width_px, height_px), interpolation=way)
 

@@ -1,9 +1,11 @@
 """The report's figures against a dataset whose figures are known, and its charts against their data."""
 
+import base64
 import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ from curation import report
 from curation.charts import Bound, Curve, histogram, line_chart
 from curation.config import AxisRule, CurationError
 from curation.dataset import Dataset, open_dataset
-from curation.page import Section, picture, render
+from curation.page import Section, picture, render, sheet
 from tests.curation import small_dataset
 
 
@@ -133,6 +135,19 @@ def test_page_is_self_contained() -> None:
     assert "default-src 'none'" in page
     assert all(target.startswith(("data:", "#")) for target in re.findall(r'(?:src|href)="(.*?)"', page))
     assert "url(" not in page
+
+
+@pytest.mark.parametrize("sizes", [[(48, 64)] * 4, [(48, 64)], [(48, 64), (96, 64), (10, 10)], [(200, 20)] * 4])
+def test_a_sheet_is_two_by_two_whatever_the_frames(sizes: list[tuple[int, int]]) -> None:
+    shades = [np.full((*size, 3), 60 * n, np.uint8) for n, size in enumerate(sizes)]
+    content = base64.b64decode(sheet(shades, 24).partition(",")[2])
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
+    height, width = image.shape[0] // 2, image.shape[1] // 2
+    assert height == 24
+    assert width == max(1, round(sizes[0][1] * 24 / sizes[0][0]))
+    corners = [image[row * height + 12, column * width + width // 2] for row in (0, 1) for column in (0, 1)]
+    expected = [60 * min(n, len(sizes) - 1) for n in range(4)]
+    assert np.abs(np.array(corners, int) - expected).max() <= 12
 
 
 def test_what_is_no_dataset_is_refused(tmp_path: Path) -> None:
