@@ -3,6 +3,7 @@
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from curation.store import Store
 
 _work: list[Callable[[str], int]] = []
 """The work of this process on one video, set once when it starts."""
+_all_here: list[Barrier] = []
+LONGEST_START_S = 600.0
 INPUT = pa.schema(
     [("uri", pa.string()), ("sha256", pa.string()), ("record", pa.string()), ("stale", pa.list_(pa.string()))]
 )
@@ -24,26 +27,30 @@ INPUT = pa.schema(
 def loop_seconds(paths: Sequence[Path], config: CurationConfig, workers: int = 2) -> float:
     """Wall time of all videos on so many processes, once every process has loaded its models and done one video."""
     context = multiprocessing.get_context("spawn")
-    ready = context.Barrier(workers + 1)
-    with context.Pool(workers, _start, (config, str(paths[0]), ready)) as pool:
-        ready.wait()
+    met = context.Barrier(workers)
+    with ProcessPoolExecutor(workers, context, _load, (config, met)) as pool:
+        for warm in [pool.submit(_warm_up, str(paths[0])) for _ in range(workers)]:
+            warm.result()
         began = time.perf_counter()
-        clips = sum(pool.imap_unordered(_one, map(str, paths), chunksize=1))
+        clips = sum(pool.map(_one, map(str, paths)))
         took = time.perf_counter() - began
-        pool.close()
-        pool.join()
     assert clips > 0, "no video of the loop has a clip"
     return took
 
 
+def _load(config: CurationConfig, met: Barrier) -> None:
+    _work.append(_stages(config))
+    _all_here.append(met)
+
+
+def _warm_up(path: str) -> None:
+    """Waits for the others, so that each process does one."""
+    _one(path)
+    _all_here[0].wait(LONGEST_START_S)
+
+
 def _one(path: str) -> int:
     return _work[0](path)
-
-
-def _start(config: CurationConfig, first: str, ready: Barrier) -> None:
-    _work.append(_stages(config))
-    _one(first)
-    ready.wait()
 
 
 def _stages(config: CurationConfig) -> Callable[[str], int]:

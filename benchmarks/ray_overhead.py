@@ -17,9 +17,10 @@ from curation.config import CurationConfig
 from curation.config_json import to_json
 
 WORKERS = 2
-FEW = 4 * WORKERS
+FEW = 8 * WORKERS
 """Inputs of the small job, whose time tells start-up from steady state."""
-FILM_S = 10.0
+FILM_S = 30.0
+"""As `demo.footage` films them."""
 RAY_PROGRAMS = ("raylet/raylet", "gcs/gcs_server", "ray::")
 
 
@@ -60,7 +61,7 @@ def _ray_programs(processes: list[Process]) -> set[str]:
 def report(folder: Path, films_folder: Path, minutes: float) -> list[str]:
     """Run loop and job on as many inputs as keep the loop busy for `minutes`; the table and its bars."""
     os.environ["OMP_NUM_THREADS"] = "1"
-    films = toon_films(films_folder / "ten_seconds", 8, FILM_S)
+    films = toon_films(films_folder / "half_minute", 8, FILM_S)
     few = many_inputs(films, folder / "few", FEW)
     loop_few = loop_seconds(few, config(), WORKERS)
     many = many_inputs(films, folder / "many", max(2 * FEW, round(1.05 * 60 * minutes / loop_few * FEW)))
