@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 
@@ -138,6 +139,16 @@ class Merger:
                 "again"
             ) from error
         return _sentence(answer, where)
+
+
+def check_endpoint(config: MergeConfig) -> None:
+    """Ask for one caption before any work, so that a wrong URL, model or key ends a job at its start.
+
+    Raises:
+        MergeError: the endpoint gives none, whatever `llm_failure` says. Without an endpoint nothing is asked.
+    """
+    if config.llm_url is not None:
+        Merger(replace(config, llm_failure="error")).merge([("a red star", "a star spins in the forest")])
 
 
 def _sentence(answer: object, where: str) -> str:

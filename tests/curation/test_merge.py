@@ -11,7 +11,7 @@ import pytest
 
 from curation import config_json
 from curation.config import CurationError, MergeConfig
-from curation.stages.merge import MergeError, Merger, choose, merge, sample_caption
+from curation.stages.merge import MergeError, Merger, check_endpoint, choose, merge, sample_caption
 
 Reply = tuple[int, dict[str, str], str]
 PAIRS = [(f"a red star number {i}", f"a star spins {i} times") for i in range(12)]
@@ -178,6 +178,15 @@ def test_nobody_listening_and_too_slow(endpoint: Endpoint, url: str) -> None:
     with pytest.raises(MergeError, match="APITimeoutError"):
         by(url, llm_max_retries=0, llm_timeout_s=0.2).merge(PAIRS[:1])
     stop.set()
+
+
+def test_an_endpoint_can_be_checked_before_any_work(endpoint: Endpoint, url: str) -> None:
+    config = MergeConfig(llm_url=url, llm_model="m", llm_max_retries=0, llm_failure="template")
+    check_endpoint(MergeConfig())
+    check_endpoint(config)
+    endpoint.reply = lambda request, tries: PERMANENT["unknown model"][0]
+    with pytest.raises(MergeError, match="no model m"):
+        check_endpoint(config)
 
 
 def test_what_is_sent(endpoint: Endpoint, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
