@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import av
 import cv2
 
 from curation import schema
@@ -23,7 +24,7 @@ from curation.candidates import (
 from curation.config import CurationConfig
 from curation.isolation import KillableWorker, WorkerDiedError
 from curation.picture import Frame, SmallCopy, detection_size
-from curation.spool import PictureSpool
+from curation.spool import PictureSpool, SpoolError
 from curation.stages.motion import MotionMeter
 from curation.stages.scenes import Cut, SceneDetector
 from curation.video import NoVideoError, VideoDecodeError, VideoInfo, content_hash, decode, probe
@@ -109,7 +110,9 @@ def _decoded(
         clips, found = [], _failed(video, "decode", error, status="empty")
     except VideoDecodeError as error:
         clips, found = [], _failed(video, "decode", error)
-    except (cv2.error, MemoryError) as error:
+    except SpoolError:
+        raise
+    except (cv2.error, av.FFmpegError, MemoryError, ValueError, RuntimeError) as error:
         clips, found = [], _failed(video, "analyse", error)
     return found | {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}, clips
 

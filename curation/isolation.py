@@ -20,10 +20,17 @@ from curation.config import CurationError
 R = TypeVar("R")
 
 _PARENT_CHECK_S = 1.0
+_START_ATTEMPTS = 3
+_START_LIMIT_S = 120.0
+_READY = "ready"
 
 
 class WorkerDiedError(CurationError):
     """The child process crashed, was killed for memory, or did not answer in time."""
+
+
+class WorkerStartError(CurationError):
+    """The child process cannot be started at all: no fault of what it was to work on."""
 
 
 class KillableWorker(Generic[R]):
@@ -45,6 +52,7 @@ class KillableWorker(Generic[R]):
 
         Raises:
             WorkerDiedError: no result, because the child ended or took longer than the limit.
+            WorkerStartError: there is no child to ask.
         """
         pipe = self._running()
         try:
@@ -83,20 +91,36 @@ class KillableWorker(Generic[R]):
     def _running(self) -> Connection:
         if self._process is not None and self._pipe is not None and self._process.is_alive():
             return self._pipe
-        self.stop()
+        code = self.stop()
+        for _ in range(_START_ATTEMPTS):
+            pipe = self._start()
+            if pipe is not None:
+                return pipe
+            code = self.stop()
+        raise WorkerStartError(
+            f"the decoding process does not start (exit code {code}): its messages say why; a script that starts one "
+            "needs `if __name__ == '__main__':`, and the machine memory for it"
+        )
+
+    def _start(self) -> Connection | None:
+        """The pipe to a new child, once that answers; null when it has died before."""
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         target = (theirs, self._function, self._memory_limit_bytes)
         self._process = context.Process(target=_serve, args=target, daemon=True)
         self._process.start()
         theirs.close()
-        return self._pipe
+        try:
+            return self._pipe if self._pipe.poll(_START_LIMIT_S) and self._pipe.recv() == _READY else None
+        except (EOFError, OSError):
+            return None
 
 
 def _serve(pipe: Connection, function: Callable[..., Any], memory_limit_bytes: int) -> None:
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     resource.setrlimit(resource.RLIMIT_AS, (memory_limit_bytes, memory_limit_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    pipe.send(_READY)
     while True:
         try:
             arguments, with_file = pipe.recv()

@@ -127,6 +127,8 @@ def _yuv_planes(picture: av.VideoFrame) -> list[np.ndarray] | None:
         return None
     kind = np.dtype(np.uint8 if components[0].bits == 8 else np.uint16)
     planes = list(picture.planes)[:3]
+    if any(plane.line_size < plane.width * kind.itemsize for plane in planes):  # stored bottom up
+        return None
     return [_plane(plane, kind) for plane in planes]
 
 

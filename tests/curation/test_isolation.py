@@ -134,6 +134,25 @@ def _state(process: int) -> str:
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
 
 
+UNGUARDED = """
+from curation.analyse import analyse_video
+from curation.profiles import demo
+analyse_video({film!r}, demo())
+"""
+
+
+def test_a_script_without_a_main_guard_is_told_so(film: Path, tmp_path: Path) -> None:
+    """No film is quarantined for it."""
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED.format(film=str(film)))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    ended = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode != 0
+    last = ended.stderr.strip().splitlines()[-1]
+    assert "WorkerStartError" in last
+    assert "if __name__ == '__main__':" in last
+
+
 def test_dying_is_one_line() -> None:
     with pytest.raises(WorkerDiedError, match="exit code 9") as caught:
         KillableWorker(die, LIMIT_S, 8 * GIB).call()
