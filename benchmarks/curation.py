@@ -73,7 +73,7 @@ def measure_ray(config: Benchmark) -> tuple[str, list[str]]:
 
 def measure_memory(config: Benchmark) -> tuple[str, list[str]]:
     """Peak memory of the decoding process."""
-    return "Memory of a decoding worker", memory.report(CACHE / "films")
+    return "Memory of a decoding worker", memory.report(memory.measure(CACHE / "films"))
 
 
 if __name__ == "__main__":
