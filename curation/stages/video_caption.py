@@ -52,7 +52,8 @@ class VideoCaptioner:
                 raise ValueError(f"clip {key} has no frames to caption: its pictures have the shape {clip.shape}")
         found: dict[int, str] = {}
         for places in self._batches(clips):
-            found |= zip(places, self._write([clips[i] for i in places]), strict=True)
+            batch = [np.array(clips[i]) for i in places]  # rows of a table come read-only, which torch warns of
+            found |= zip(places, self._write(batch), strict=True)
         return [found[i] for i in range(len(clips))]
 
     def _batches(self, clips: Sequence[Clip]) -> list[list[int]]:

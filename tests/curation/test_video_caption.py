@@ -41,6 +41,8 @@ def clips(num: int = 7) -> dict[str, np.ndarray]:
 
 def captions(captioner: VideoCaptioner, keys: list[str]) -> dict[str, str]:
     footage = clips()
+    for clip in footage.values():
+        clip.flags.writeable = False  # as in a row of a table
     return dict(zip(keys, captioner.captions([footage[key] for key in keys], keys), strict=True))
 
 
