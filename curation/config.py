@@ -294,8 +294,8 @@ class DedupConfig:
         "aesthetic_score",
     )
     """Which copy stays: the one with more of the first, at a tie of the second …; at last the lower video_id and
-    clip_id. video_frames counts the frames of its whole video: so the longer video keeps all its clips, and its runs stay
-    whole. Exact copies are told apart by resolution and video_frames only."""
+    clip_id. video_frames counts the frames of its whole video: so the longer video keeps all its clips, and its runs
+    stay whole. Exact copies are told apart by resolution and video_frames only."""
     num_clusters: int | None = None
     """Clusters of the k-means that spares comparisons; null takes the square root of the number of clips. The
     duplicates found do not depend on it."""
