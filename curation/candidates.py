@@ -56,11 +56,11 @@ class Candidate:
 
 
 class CandidateBuffer:
-    """Keeps a frame about every quarter second, and at most about 120 for the longest clip allowed."""
+    """Keeps `candidate_fps` frames a second, and at most about 120 for the longest clip allowed."""
 
     def __init__(self, config: DecodeConfig, longest_clip_s: float) -> None:
         self._config = config
-        self._interval_s = max(0.25, longest_clip_s / MOST_PER_CLIP)
+        self._interval_s = max(1.0 / config.candidate_fps, longest_clip_s / MOST_PER_CLIP)
         self._kept: list[Candidate] = []
         self._latest: Frame | None = None
 

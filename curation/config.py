@@ -33,6 +33,8 @@ class DecodeConfig:
     """Long side of the evenly spaced frames given to the video captioner."""
     grid_frames: int = 4
     """How many of these, at most 8."""
+    candidate_fps: float = 4.0
+    """Frames set aside per second of an open clip, from which the nearest to each wanted time is taken when it ends."""
     edge_inset_s: float = 0.5
     """First and last frame are taken this far inside the clip (at most 1/8 of it), clear of fades and
     dissolves.
@@ -45,6 +47,7 @@ class DecodeConfig:
     """A video whose decoder died or hung is tried this often, then quarantined."""
 
     def __post_init__(self) -> None:
+        _require(self.candidate_fps > 0, "candidate_fps", self.candidate_fps, "positive")
         _require(1 <= self.grid_frames <= 8, "grid_frames", self.grid_frames, "in 1..8")
         _require(self.max_attempts >= 1, "max_attempts", self.max_attempts, "at least 1")
         _require(self.memory_limit_bytes >= 1 << 30, "memory_limit_bytes", self.memory_limit_bytes, "at least 1 GiB")

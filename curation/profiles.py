@@ -67,7 +67,9 @@ def svd() -> CurationConfig:
     models = Path("models")
     return CurationConfig(
         profile="svd",
-        decode=DecodeConfig(key_frame_px=400, grid_frame_px=224),  # 2 MB per clip, square frames included
+        decode=DecodeConfig(
+            key_frame_px=400, grid_frame_px=224, candidate_fps=2.0, edge_inset_s=0.75
+        ),  # 2 MB per clip, square frames included
         scenes=SceneConfig(
             detectors=(CutDetectorConfig(), *LOWER_RATES),
             fade_threshold=12.0,
