@@ -64,8 +64,8 @@ class Faults:
     """Folder for the toon episodes, filmed where they are missing."""
     keep: Path | None = None
     """Folder for both datasets and the logs; by default one that is removed."""
-    arguments: str = ""
-    """Further arguments of the job, as one string."""
+    arguments: str = "--materialize auto"
+    """Further arguments of the job, as one string; files of single clips are written under kills, too."""
     results: Path = RESULTS
     """File whose section is replaced."""
 

@@ -1,4 +1,4 @@
-"""A finished or growing dataset as pandas frames: query it, try other thresholds, open its files."""
+"""A finished or growing dataset as pandas frames: query it, join it, try other thresholds, open its files."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import BinaryIO
 import pandas as pd
 import pyarrow.dataset as ds
 
+from curation import lineage
 from curation.config import CurationConfig, SelectConfig
 from curation.manifest import Manifest
 from curation.stages.select import select
@@ -56,6 +57,22 @@ class Dataset:
         """A table, or some of its columns."""
         files, base = file_system(self.store.root)
         return ds.dataset(f"{base}/{table}", filesystem=files, format="parquet").to_table(columns).to_pandas()
+
+    def clips_with_videos(self) -> pd.DataFrame:
+        """`clips` with the columns of their video, which are called `video_…`."""
+        return lineage.clips_with_videos(self.clips, self.videos)
+
+    def clips_of_runs(self) -> pd.DataFrame:
+        """One row per clip of each run: which frames of the file it owns, and all that is known of it."""
+        return lineage.clips_of_runs(self.runs, self.clips)
+
+    def source_of(self, run_id: str, frame: int) -> lineage.SourceFrame:
+        """The source, and the time in it, that a frame (0..) of a run shows."""
+        return lineage.source_of(run_id, frame, self.runs, self.clips)
+
+    def copies(self) -> pd.DataFrame:
+        """One row per duplicate beside what it is a copy of, the most similar first."""
+        return lineage.copies(self.clips)
 
     def reselect(self, config: SelectConfig) -> pd.DataFrame:
         """`clips` with `keep` and `filter_reasons` under other thresholds, from stored scores; files stay as they are.

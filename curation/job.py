@@ -19,6 +19,7 @@ from curation.records import video_id_of
 from curation.schema import clips_schema
 from curation.sources import InputError, Source, list_sources
 from curation.stage_graph import DECODING, measurement_fingerprint
+from curation.stages.merge import check_endpoint
 from curation.stages.select import check_axes
 from curation.store import Store
 
@@ -151,6 +152,8 @@ def _work(manifest: Manifest, work: Work, where: Cluster, manners: Manners, stac
     """Measure, publish, finish, in one Ray session if there is anything to measure."""
     needed = {stage for todo in work.measure for stage in todo.stale} - DECODING
     check_model_files(manifest.config, needed)
+    if "merge" in needed:
+        check_endpoint(manifest.config.merge)
     for record in work.settle:
         manifest.records.write(record, manifest.measured)
     if work.measure:

@@ -1,7 +1,7 @@
 """Media files of the dataset: runs, and files of single clips; each is made once and comes with a note of how.
 
-    media/runs/<run_id>.mp4     manifest/runs/<run_id>.json
-    media/clips/<clip_id>.mp4   manifest/clips/<clip_id>.json
+media/runs/<run_id>.mp4     manifest/runs/<run_id>.json
+media/clips/<clip_id>.mp4   manifest/clips/<clip_id>.json
 """
 
 from __future__ import annotations

@@ -174,16 +174,20 @@ class CaptionStage:
 
 
 def merge_captions(batch: pa.Table, config: MergeConfig, dim: int) -> pa.Table:
-    """Adds the merged caption, and the chosen one."""
+    """Adds the merged caption where both others are there, and the chosen one where any is."""
     from curation.stages.merge import choose
 
     def merged(rows: list[Row]) -> list[Row]:
-        pairs = [(row["caption_coca"] or "", row["caption_video"] or "") for row in rows]
-        texts = _merger(config).merge(pairs)
-        both = zip(pairs, texts, strict=True)
-        return [{"caption_llm": text, "caption": choose(coca, video, text, config)} for (coca, video), text in both]
+        pairs = [(row["caption_coca"], row["caption_video"]) for row in rows]
+        return [{"caption_llm": text} for text in _merger(config).merge(pairs)]
 
-    return add_columns("merge", merged, batch, dim, needs=("caption_coca", "caption_video"))
+    def chosen(rows: list[Row]) -> list[Row]:
+        return [
+            {"caption": choose(row["caption_coca"], row["caption_video"], row["caption_llm"], config)} for row in rows
+        ]
+
+    batch = add_columns("merge", merged, batch, dim, needs=("caption_coca", "caption_video"))
+    return add_columns("merge", chosen, batch, dim, needs=())
 
 
 @functools.lru_cache(maxsize=1)

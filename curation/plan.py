@@ -24,7 +24,7 @@ class Work:
 def plan_work(
     sources: Sequence[Source], hashes: Mapping[str, str | None], manifest: Manifest, retry_failed: bool = False
 ) -> Work:
-    """Inputs whose record is missing or stale. Of equal bytes the first URI is measured, further ones are duplicates."""
+    """Inputs whose record is missing or stale. Of equal bytes the first URI is measured, others are duplicates."""
     work = Work()
     files = manifest.records.files()
     measured = {file.video_id for file in files.values() if file.status in MEASURED}

@@ -131,9 +131,8 @@ class Store:
         selector = fs.FileSelector(f"{base}/{folder}".rstrip("/"), recursive=True, allow_not_found=True)
         found = [info for info in files.get_file_info(selector) if info.type == fs.FileType.File]
         cut = len(base.strip("/")) + 1
-        return sorted(
-            (Entry(info.path.strip("/")[cut:], info.size, info.mtime_ns) for info in found), key=lambda entry: entry.name
-        )
+        all_files = [Entry(info.path.strip("/")[cut:], info.size, info.mtime_ns) for info in found]
+        return sorted(all_files, key=lambda entry: entry.name)
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -144,7 +143,7 @@ class Store:
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        """A path of this machine to write to; a file that is there at the end appears under `name`, on an error none."""
+        """A path of this machine to write to; a file there at the end appears under `name`, on an error none."""
         with self._told(name), contextlib.ExitStack() as stack:
             if self.folder is not None:
                 final = self.folder / name
@@ -204,5 +203,3 @@ class Store:
                 f"{self.place(name)} cannot be written ({one_line(error)}): make room or see to the permissions, then "
                 "run the same command again, or choose another --output"
             ) from error
-
-

@@ -64,5 +64,6 @@ def test_a_profile_of_ones_own_is_read_with_care(text: str, message: str) -> Non
 
 
 def test_config_imports_no_torch() -> None:
-    check = "import sys, curation.config, curation.profiles, curation.schema, curation.stage_graph; sys.exit('torch' in sys.modules)"
+    modules = "curation.config, curation.profiles, curation.schema, curation.stage_graph"
+    check = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

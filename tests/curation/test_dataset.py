@@ -139,6 +139,19 @@ def test_finishing_again_makes_the_same_tables(dataset: Dataset) -> None:
         pd.testing.assert_frame_equal(dataset.read(name), frame)
 
 
+def test_joins_and_lineage(dataset: Dataset) -> None:
+    joined = dataset.clips_with_videos()
+    assert list(joined["clip_id"]) == list(dataset.clips["clip_id"])
+    assert (joined["video_duration_s"] == 6.0).all()
+    owned = dataset.clips_of_runs()
+    assert set(owned["clip_id"]) == set(dataset.clips["clip_id"])
+    run = dataset.runs.iloc[0]
+    source = dataset.source_of(run["run_id"], 30)
+    assert source.time_s == pytest.approx(30 / 8)
+    assert source.clip_id == run["clip_ids"][1]
+    assert len(dataset.copies()) == 0
+
+
 def test_no_dataset(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="is no dataset"):
         open_dataset(tmp_path)

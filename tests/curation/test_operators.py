@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from curation.config import CurationConfig
+from curation.config import CurationConfig, MergeConfig
 from curation.endings import collect
 from curation.manifest import Manifest, rows_to_table
 from curation.operators import (
@@ -103,6 +103,26 @@ def test_pictures_that_cannot_be_read_again_are_errors_and_other_scores_stay(
     assert [error["stage"] for error in record.errors] == ["decode", "decode"]
     assert [clip["ocr_area_ratio"] for clip in record.clips] == [None, None]
     assert [clip["caption"] for clip in record.clips] == [clip["caption"] for clip in first.clips]
+
+
+def test_a_merger_that_fails_leaves_the_other_captions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its clip has an error, no merged caption, and the chosen one all the same."""
+    from curation.stages import merge
+
+    def down(self: merge.Merger, pairs: list[tuple[str, str]]) -> list[str]:
+        if ("a", "b") in pairs:
+            raise merge.MergeError("the endpoint is down")
+        return [f"{image} and {video}" for image, video in pairs]
+
+    monkeypatch.setattr(merge.Merger, "merge", down)
+    rows = clip_rows(2).to_pylist()
+    for row, image, video in zip(rows[1:], ("a", "c"), ("b", "d"), strict=True):
+        row |= {"caption_coca": image, "caption_video": video, "stale": ["merge"]}
+    (record,) = collect(
+        merge_captions(rows_to_table(rows, row_schema(DIM)), MergeConfig(chosen="llm"), DIM).to_pylist(), DIM, {}
+    )
+    assert [(clip["caption_llm"], clip["caption"]) for clip in record.clips] == [(None, "b"), ("c and d", "c and d")]
+    assert [error["error_message"] for error in record.errors] == ["the endpoint is down"]
 
 
 def test_unreadable_video_is_a_row(footage: Path, manifest: Manifest) -> None:

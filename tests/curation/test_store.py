@@ -40,9 +40,14 @@ def test_the_same_on_other_file_systems(tmp_path: Path, place: str) -> None:
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     store = Store.at(tmp_path)
     store.write("table.parquet", b"old")
-    with pytest.raises(StoreError, match="disk full"), store.writing("table.parquet") as path:
-        path.write_bytes(b"ne")
-        raise OSError("disk full")
+
+    def break_half_way() -> None:
+        with store.writing("table.parquet") as path:
+            path.write_bytes(b"ne")
+            raise OSError("disk full")
+
+    with pytest.raises(StoreError, match="disk full"):
+        break_half_way()
     assert os.listdir(tmp_path) == ["table.parquet"]  # noqa: PTH208
     assert store.read("table.parquet") == b"old"
 
