@@ -29,8 +29,10 @@ from curation.stages.motion import MotionMeter
 from curation.stages.scenes import Cut, SceneDetector
 from curation.video import NoVideoError, VideoDecodeError, VideoInfo, content_hash, decode, probe
 
-# Cuts become certain some frames after the event; where that takes longer, scenes are split for length without waiting.
+# Cuts become certain some frames after the event; where that takes longer than both of these, scenes are split for
+# length without waiting.
 _LONGEST_LAG_S = 10.0
+_LONGEST_LAG_FRAMES = 64
 # A decoder still at work fails by itself at the time limit; one that does not is killed this much later.
 _GRACE = 1.1
 
@@ -226,7 +228,8 @@ class _Journey:
         """The time before which no cut will come any more."""
         known = self._detector.certain_before - self._clock_first
         certain_s = self._clock[max(0, known)].time_s if known < len(self._clock) else now_s
-        return max(certain_s, now_s - _LONGEST_LAG_S)
+        long_ago_s = self._clock[max(0, len(self._clock) - _LONGEST_LAG_FRAMES)].time_s
+        return max(certain_s, min(now_s - _LONGEST_LAG_S, long_ago_s))
 
     def _end_mark(self) -> _Mark:
         """Just after the last frame: as long as the file says it lasts, else one mean frame interval (with a single

@@ -37,8 +37,8 @@ _DISSOLVE_PX = 32
 
 @dataclass(frozen=True)
 class Cut:
-    """`frame`: first frame of the new scene (the middle of a fade or dissolve); `kind`: hard, fade or
-    dissolve.
+    """`frame`: first frame of the new scene (the middle of a fade or dissolve); `kind`: hard, fade or dissolve, which
+    stands for every gradual change, wipes too.
     """
 
     frame: int

@@ -1,5 +1,6 @@
 """Clip edges in presentation time on files whose times are anything but k / fps, against known truth."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -9,6 +10,7 @@ import av
 import numpy as np
 import pytest
 
+from curation import profiles
 from curation.analyse import VideoAnalysis
 from curation.config import CurationConfig, CutDetectorConfig, SceneConfig
 from curation.video import decode, probe
@@ -138,6 +140,18 @@ def test_hours_become_rows_of_bounded_length(tmp_path: Path) -> None:
     assert (3600.0 in [start_s for start_s, _ in found], found[-1][1]) == (True, pytest.approx(7200.0, abs=2.0))
     assert max(end_s - start_s for start_s, end_s in found) <= 30.0 + 1e-6
     assert all(a[1] == b[0] for a, b in itertools.pairwise(found))
+
+
+def test_slow_films_keep_their_cuts_beside_splits_for_length(tmp_path: Path) -> None:
+    """One frame in two seconds: a cut is certain only half a minute after it."""
+    images = itertools.chain(shot(0, 1) * 40, shot(1, 1) * 40, shot(2, 1) * 40)
+    path = pack(tmp_path / "x.mp4", images, [2000 * k for k in range(120)])
+    scenes = dataclasses.replace(profiles.demo().scenes, max_clip_s=20.0)
+    starts = [start_s for start_s, _ in edges(analysed(path, CurationConfig(scenes=scenes)))]
+    assert starts == [0.0, 20.0, 40.0, 60.0, 80.0, 100.0, 120.0, 140.0, 160.0, 180.0, 200.0, 220.0]
+    scenes = dataclasses.replace(scenes, max_clip_s=30.0)
+    starts = [start_s for start_s, _ in edges(analysed(path, CurationConfig(scenes=scenes)))]
+    assert starts == [0.0, 30.0, 60.0, 80.0, 110.0, 140.0, 160.0, 190.0, 220.0]
 
 
 @pytest.mark.parametrize(
