@@ -52,8 +52,8 @@ def analyse_video(uri: str, config: CurationConfig, source_sha256: str | None = 
 
     Status `failed` carries error_stage, error_type and error_message and no clips (frames before the damage are not
     used); `empty` is a readable file with no moving picture; `quarantined` has crashed or hung the decoder
-    `max_attempts` times. `source_sha256` is computed when not given. The work happens in a child process, so that not
-    even a crash or a hang gets out.
+    `max_attempts` times. The hash of the bytes is taken again, for the file may have changed since `source_sha256` was.
+    The work happens in a child process, so that not even a crash or a hang gets out.
 
     Raises:
         SpoolError: the temporary folder is full.
