@@ -15,7 +15,7 @@ from pathlib import Path
 
 import av
 
-from curation.config import CurationError
+from curation.config_error import CurationError
 from pipelines import cli
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "nuwa-bench"

@@ -14,7 +14,7 @@ from typing import Literal
 from benchmarks import memory, one_pass, ray_overhead
 from benchmarks.clips import CACHE, RECIPES, media_folder, real_clips
 from benchmarks.results import RESULTS, write_section
-from curation.config import CurationError
+from curation.config_error import CurationError
 from pipelines import cli
 
 Part = Literal["one-pass", "ray", "memory"]

@@ -24,7 +24,7 @@ from benchmarks.direct_captions import wrongly_captioned
 from benchmarks.films import toon_films
 from benchmarks.kills import Story, curate_command, run_through
 from benchmarks.results import REPOSITORY, RESULTS, table, write_section
-from curation.config import CurationError
+from curation.config_error import CurationError
 from curation.dataset import open_dataset
 from pipelines import cli
 

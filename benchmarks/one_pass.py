@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.results import REPOSITORY, table, verdict
 from curation import profiles
-from curation.config import CurationError
+from curation.config_error import CurationError
 
 OURS = {"decode only, PyAV, one thread": "decode", "one pass, profile svd": "svd", "one pass, profile demo": "demo"}
 SUM = "sum"

@@ -11,7 +11,7 @@ from typing import overload
 import cv2
 import numpy as np
 
-from curation.config import DecodeConfig
+from curation.decode_config import DecodeConfig
 from curation.picture import Frame
 from curation.spool import PictureSpool, Stored
 

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from curation.config import CurationError
+from curation.config_error import CurationError
 
 T = TypeVar("T")
 

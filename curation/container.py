@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import av
 
-from curation.config import CurationError
+from curation.config_error import CurationError
 from curation.store import open_file
 
 STILL_FORMATS = ("image2", "tty", "bin", "xbin", "adf", "idf")

@@ -22,7 +22,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curation.config import CurationConfig, CurationError
+from curation.config import CurationConfig
+from curation.config_error import CurationError
 from curation.schema import clips_schema
 from curation.store import Store
 

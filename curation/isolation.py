@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any, Generic, TypeVar, cast
 
-from curation.config import CurationError
+from curation.config_error import CurationError
 
 R = TypeVar("R")
 

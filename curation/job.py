@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from curation.config import CurationConfig, CurationError
+from curation.config import CurationConfig
+from curation.config_error import CurationError
 from curation.finish import finish, remove_unreferenced, summary
 from curation.lock import only_writer
 from curation.manifest import Manifest, OutputError, check_output

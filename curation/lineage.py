@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from curation.config import CurationError
+from curation.config_error import CurationError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curation import schema
-from curation.config import CurationConfig, CurationError
+from curation.config import CurationConfig
+from curation.config_error import CurationError
 from curation.config_json import fingerprint, from_json, to_dict, to_json
 from curation.model_files import embedding_dim
 from curation.records import RecordFile, Records, Row, video_id_of

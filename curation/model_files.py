@@ -16,7 +16,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from curation.config import CaptionConfig, CurationConfig, CurationError, EmbedConfig, VideoCaptionConfig
+from curation.config import CurationConfig
+from curation.config_error import CurationError
+from curation.model_config import CaptionConfig, EmbedConfig, VideoCaptionConfig
 
 OpenClipConfig = EmbedConfig | CaptionConfig | VideoCaptionConfig
 WEIGHT_NAMES = (

@@ -10,6 +10,7 @@ Model libraries are imported by the actors that use them: decoding processes nev
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
@@ -18,9 +19,11 @@ import numpy as np
 import pyarrow as pa
 
 from curation.analyse import ClipAnalysis, analyse_video
-from curation.config import CurationConfig, CurationError, MergeConfig
+from curation.config import CurationConfig
+from curation.config_error import CurationError
 from curation.endings import error_row
 from curation.manifest import rows_to_table
+from curation.model_config import MergeConfig
 from curation.records import Row, VideoRecord, read_record, video_id_of, without_columns
 from curation.reread import reread_pictures
 from curation.schema import clips_schema
@@ -56,41 +59,40 @@ def analyse(batch: pa.Table, config: CurationConfig, dim: int, store: Store) -> 
         known = read_record(store, item["record"]) if item["record"] else None
         again = known is not None and not DECODING & set(item["stale"])
         rows = _reread(known, item, config) if known and again else _decoded(known, item, config)
-        for start in range(0, len(rows), CLIPS_PER_BLOCK):
-            yield rows_to_table(rows[start : start + CLIPS_PER_BLOCK], row_schema(dim))
+        while block := list(itertools.islice(rows, CLIPS_PER_BLOCK)):
+            yield rows_to_table(block, row_schema(dim))
 
 
-def _decoded(known: VideoRecord | None, item: Row, config: CurationConfig) -> list[Row]:
+def _decoded(known: VideoRecord | None, item: Row, config: CurationConfig) -> Iterator[Row]:
     """The decode pass; clips that were known before keep what is not stale."""
     uri = item["uri"]
     analysis = analyse_video(uri, config, item["sha256"])
     ending = {"video_id": video_id_of(item["sha256"], uri), "finished_at": datetime.now(UTC)}
     video = {"attempts": 1} | ending | analysis.video | {"num_clips": len(analysis.clips)}
     before = {clip["clip_id"]: clip for clip in known.clips} if known else {}
-    rows: list[Row] = [{"uri": uri, "video": json.dumps(video, default=_plain)}]
-    for clip in analysis.clips:
-        old = before.get(clip.row["clip_id"])
+    yield {"uri": uri, "video": json.dumps(video, default=_plain)}
+    for clip in analysis.clips:  # their pictures are on disk until looked at
+        old = before.get(str(clip.row["clip_id"]))
         kept = without_columns(old, tuple(item["stale"])) if old else {}
         stale = item["stale"] if old else list(GRAPH)
-        rows.append({**kept, **clip.row, "uri": uri, "stale": stale, **_packed(clip)})
-    return rows
+        yield {**kept, **clip.row, "uri": uri, "stale": stale, **_packed(clip)}
 
 
-def _reread(known: VideoRecord, item: Row, config: CurationConfig) -> list[Row]:
+def _reread(known: VideoRecord, item: Row, config: CurationConfig) -> Iterator[Row]:
     """The clips as they are known, without what is stale; pictures only where a stale stage looks at them."""
     video = {**known.video, "source_uri": item["uri"]}
-    rows: list[Row] = [{"uri": item["uri"], "video": json.dumps(video, default=_plain)}]
+    yield {"uri": item["uri"], "video": json.dumps(video, default=_plain)}
     clips = [without_columns(clip, tuple(item["stale"])) for clip in known.clips]
-    pictures: list[Row] = [{} for _ in clips]
+    pictures: Sequence[ClipAnalysis | None] = [None] * len(clips)
     errors = [_other_errors(known, clip, item["stale"]) for clip in clips]
     if LOOKING & set(item["stale"]):
         try:
-            pictures = [_packed(clip) for clip in reread_pictures(item["uri"], clips, config)]
+            pictures = reread_pictures(item["uri"], clips, config)
         except VideoDecodeError as error:
             errors = [[*old, clip_error(clip, "decode", error)] for old, clip in zip(errors, clips, strict=True)]
     for clip, seen, old in zip(clips, pictures, errors, strict=True):
-        rows.append({**clip, "uri": item["uri"], "stale": item["stale"], **seen, "errors": json.dumps(old)})
-    return rows
+        packed = _packed(seen) if seen else {}
+        yield {**clip, "uri": item["uri"], "stale": item["stale"], **packed, "errors": json.dumps(old)}
 
 
 def _other_errors(known: VideoRecord, clip: Row, stale: Sequence[str]) -> list[Row]:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from curation.config import CurationError
+from curation.config_error import CurationError
 from curation.endings import collect
 from curation.hashing import hash_or_none
 from curation.manifest import Manifest

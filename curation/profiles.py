@@ -4,23 +4,10 @@ follows the recipe of Stable Video Diffusion (arXiv 2311.15127, Sec. 3 and App. 
 
 from pathlib import Path
 
-from curation.config import (
-    AestheticsConfig,
-    AxisRule,
-    CaptionConfig,
-    CurationConfig,
-    CurationError,
-    CutDetectorConfig,
-    DecodeConfig,
-    DedupConfig,
-    EmbedConfig,
-    MotionConfig,
-    RunConfig,
-    SceneConfig,
-    SelectConfig,
-    TextConfig,
-    VideoCaptionConfig,
-)
+from curation.config import AxisRule, CurationConfig, DedupConfig, RunConfig, SelectConfig
+from curation.config_error import CurationError
+from curation.decode_config import CutDetectorConfig, DecodeConfig, MotionConfig, SceneConfig
+from curation.model_config import AestheticsConfig, CaptionConfig, EmbedConfig, TextConfig, VideoCaptionConfig
 
 LOWER_RATES = (
     CutDetectorConfig(fps=8.0, threshold=2.5),

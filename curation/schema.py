@@ -76,7 +76,7 @@ _SPAN = [
 
 _SCORES = [
     _column("frame_times_s", pa.list_(_F64), "decode", "s", "of first, middle and last frame as measured"),
-    _column("grid_times_s", pa.list_(_F64), "decode", "s", "presentation times of the captioner's four frames"),
+    _column("grid_times_s", pa.list_(_F64), "decode", "s", "presentation times of the video captioner's frames"),
     _column("motion_score", _F32, "motion", "frame heights/s, 0..", "mean flow speed; null without two samples"),
     _column("ocr_area_ratio", _F32, "text", "0..1", "mean over the three frames of text area / image area"),
     _column("ocr_area_ratio_frames", pa.list_(_F32), "text", "0..1", "the same per frame"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pyarrow import fs
 
-from curation.config import CurationError
+from curation.config_error import CurationError
 from curation.store import StoreError, file_system
 
 VIDEO_SUFFIXES: tuple[str, ...] = (

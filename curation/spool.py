@@ -12,7 +12,7 @@ from typing import IO
 
 import numpy as np
 
-from curation.config import CurationError
+from curation.config_error import CurationError
 
 
 class SpoolError(CurationError):

@@ -20,7 +20,7 @@ import fsspec
 import pyarrow as pa
 from pyarrow import fs
 
-from curation.config import CurationError
+from curation.config_error import CurationError
 
 
 class StoreError(CurationError):

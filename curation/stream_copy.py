@@ -16,7 +16,7 @@ from pathlib import Path
 import av
 from av.container import Flags
 
-from curation.config import CurationError
+from curation.config_error import CurationError
 from curation.container import VideoDecodeError, as_decode_error, open_stream
 from curation.store import StoreError
 

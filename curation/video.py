@@ -18,7 +18,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from curation.config import CurationError
+from curation.config_error import CurationError
 from curation.container import NoVideoError, PresentationClock, VideoDecodeError, as_decode_error, open_stream
 from curation.picture import Frame, displayed_size
 from curation.store import open_file

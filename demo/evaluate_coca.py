@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from curation.config import AestheticsConfig, CaptionConfig, EmbedConfig, VideoCaptionConfig
+from curation.model_config import AestheticsConfig, CaptionConfig, EmbedConfig, VideoCaptionConfig
 from curation.stages.aesthetics import AestheticHead
 from curation.stages.caption import Captioner
 from curation.stages.embed import FrameEmbedder

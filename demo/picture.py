@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from curation.config import CurationError
+from curation.config_error import CurationError
 from curation.video import decode
 from pipelines import cli
 

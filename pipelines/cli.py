@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import tyro
 
-from curation.config import CurationError
+from curation.config_error import CurationError
 from nuwa.hierarchy import NuwaError
 
 Config = TypeVar("Config")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from curation import profiles
-from curation.config import CurationConfig, CurationError
+from curation.config import CurationConfig
+from curation.config_error import CurationError
 from curation.config_json import from_json, to_dict
 from pipelines import cli
 

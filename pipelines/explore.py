@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from curation.config import CurationError
+from curation.config_error import CurationError
 from pipelines import cli
 
 

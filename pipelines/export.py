@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from curation.config import CurationError
+from curation.config_error import CurationError
 from pipelines import cli
 
 

@@ -15,7 +15,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from curation.config import AestheticsConfig, CurationError
+from curation.config_error import CurationError
+from curation.model_config import AestheticsConfig
 
 
 class AestheticHeadError(CurationError):

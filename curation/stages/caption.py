@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from curation.coca import Decoding, decode
-from curation.config import CaptionConfig
+from curation.model_config import CaptionConfig
 from curation.model_files import ModelFileError
 from curation.openclip import load_open_clip
 

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from curation.config import CurationError, DedupConfig
+from curation.config import DedupConfig
+from curation.config_error import CurationError
 
 ROWS_AT_ONCE = 2048
 """Clips compared in one step; bounds the memory of similarities to this many times the largest cluster."""

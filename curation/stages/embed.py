@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from curation.config import EmbedConfig
+from curation.model_config import EmbedConfig
 from curation.model_files import embedding_dim
 from curation.openclip import load_open_clip
 

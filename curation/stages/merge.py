@@ -12,7 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from curation.config import CurationError, MergeConfig
+from curation.config_error import CurationError
+from curation.model_config import MergeConfig
 
 INSTRUCTION = (
     "You are given two captions of one video clip: the first describes a single frame, the second the whole clip. "

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from curation.config import MotionConfig
+from curation.decode_config import MotionConfig
 
 # Farneback as every peer calls it: pyramid scale 0.5, 3 levels, window 15 px, 3 iterations, 5 px neighbourhood,
 # sigma 1.2.

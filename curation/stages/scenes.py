@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from curation.config import CutDetectorConfig, SceneConfig
 from curation.cut_rules import (
     AdaptiveRule,
     ContentRule,
@@ -25,6 +24,7 @@ from curation.cut_rules import (
     Transition,
     content_change,
 )
+from curation.decode_config import CutDetectorConfig, SceneConfig
 
 # Which of two cuts that are too close stays; "gradual" is seen at a lower rate only.
 _RANK = {"gradual": 0, "hard": 1, "dissolve": 2, "fade": 3}

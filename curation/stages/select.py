@@ -17,7 +17,8 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from curation.config import AxisRule, CurationError, SelectConfig
+from curation.config import AxisRule, SelectConfig
+from curation.config_error import CurationError
 
 DUPLICATE = "duplicate"
 SVD_ORDER = ("motion_score", "aesthetic_score", "clip_similarity", "ocr_area_ratio")

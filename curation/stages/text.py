@@ -15,7 +15,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from curation.config import CurationError, TextConfig
+from curation.config_error import CurationError
+from curation.model_config import TextConfig
 from curation.model_files import CRAFT_FILE
 
 # Text smaller than this cannot be told from texture; a picture this small has none.

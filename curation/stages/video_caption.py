@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.logging import disable_progress_bar
 
 from curation.coca import Decoding, decode
-from curation.config import VideoCaptionConfig
+from curation.model_config import VideoCaptionConfig
 from curation.model_files import ModelFileError, transformers_files, transformers_folder
 from curation.openclip import LOADING_ERRORS, load_open_clip, placement
 

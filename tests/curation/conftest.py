@@ -8,7 +8,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from curation import profiles
-from curation.config import AestheticsConfig, CaptionConfig, CurationConfig, EmbedConfig
+from curation.config import CurationConfig
+from curation.model_config import AestheticsConfig, CaptionConfig, EmbedConfig
 from curation.video import write_video
 
 

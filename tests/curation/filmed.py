@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 
 from curation.analyse import VideoAnalysis, decode_pass
-from curation.config import CurationConfig, CutDetectorConfig, DecodeConfig, MotionConfig, SceneConfig
+from curation.config import CurationConfig
+from curation.decode_config import CutDetectorConfig, DecodeConfig, MotionConfig, SceneConfig
 from curation.video import content_hash
 
 HARD_CUTS_ONLY = CurationConfig(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from curation.config import AestheticsConfig
+from curation.model_config import AestheticsConfig
 from curation.stages.aesthetics import AestheticHead, AestheticHeadError, fold
 
 # LAION's heads applied to LAION's own mean embeddings of pictures rated k.

@@ -17,7 +17,8 @@ import pytest
 
 from curation import profiles, schema
 from curation.analyse import VideoAnalysis, analyse_video, decode_pass
-from curation.config import CurationConfig, CutDetectorConfig, DecodeConfig, SceneConfig
+from curation.config import CurationConfig
+from curation.decode_config import CutDetectorConfig, DecodeConfig, SceneConfig
 from curation.isolation import KillableWorker, WorkerDiedError
 from curation.picture import SmallCopy, detection_size
 from curation.stages.scenes import Cut, find_cuts

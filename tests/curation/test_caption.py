@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from curation.config import CaptionConfig, CurationConfig, CurationError
+from curation.config import CurationConfig
+from curation.config_error import CurationError
+from curation.model_config import CaptionConfig
 from curation.model_files import ModelFileError
 from curation.stages.caption import Captioner, draws_of
 

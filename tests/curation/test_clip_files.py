@@ -15,7 +15,8 @@ import pytest
 
 from curation import clip_files
 from curation.clip_files import copy_loss, write_clip_file
-from curation.config import ClipFileConfig, CurationError, RunConfig
+from curation.config import ClipFileConfig, RunConfig
+from curation.config_error import CurationError
 from curation.isolation import KillableWorker
 from curation.stream_copy import ClipFileError, NotCopyableError
 from curation.video import VideoDecodeError, decode

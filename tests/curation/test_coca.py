@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from curation.coca import Decoding, decode, pick, token_ids
-from curation.config import CaptionConfig, CurationConfig
+from curation.config import CurationConfig
+from curation.model_config import CaptionConfig
 from curation.openclip import OpenClip, load_open_clip
 from tests.curation import record_open_clip_captions as record
 

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from curation import config
+from curation.config_error import CurationError
 from curation.config_json import fingerprint, from_json, to_json
+from curation.decode_config import SceneConfig
+from curation.model_config import EmbedConfig
 from curation.profiles import profile
 
 
@@ -19,13 +22,13 @@ def test_json_round_trip_is_exact(name: str) -> None:
 
 
 def test_unknown_profile_lists_the_known_ones() -> None:
-    with pytest.raises(config.CurationError, match=r"'best'.*demo, svd"):
+    with pytest.raises(CurationError, match=r"'best'.*demo, svd"):
         profile("best")
 
 
 def test_fingerprint_follows_values_and_ignores_where_the_checkout_is() -> None:
-    here = config.EmbedConfig(weights=Path("/a/demo/weights/coca"))
-    assert fingerprint(here) == fingerprint(config.EmbedConfig(weights=Path("/b/weights/coca")))
+    here = EmbedConfig(weights=Path("/a/demo/weights/coca"))
+    assert fingerprint(here) == fingerprint(EmbedConfig(weights=Path("/b/weights/coca")))
     assert fingerprint(here) != fingerprint(dataclasses.replace(here, batch_size=3))
     assert len(fingerprint(here)) == 16
 
@@ -40,8 +43,8 @@ def test_fingerprint_follows_values_and_ignores_where_the_checkout_is() -> None:
     ],
 )
 def test_from_json_names_what_is_wrong(text: str, message: str) -> None:
-    with pytest.raises(config.CurationError, match=message):
-        from_json(text, config.SceneConfig)
+    with pytest.raises(CurationError, match=message):
+        from_json(text, SceneConfig)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +62,7 @@ def test_from_json_names_what_is_wrong(text: str, message: str) -> None:
     ],
 )
 def test_a_profile_of_ones_own_is_read_with_care(text: str, message: str) -> None:
-    with pytest.raises(config.CurationError, match=message):
+    with pytest.raises(CurationError, match=message):
         from_json(text, config.CurationConfig)
 
 

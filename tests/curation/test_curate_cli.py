@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from curation.config import AxisRule, CurationConfig, EmbedConfig, RunConfig, SelectConfig
+from curation.config import AxisRule, CurationConfig, RunConfig, SelectConfig
 from curation.config_json import to_json
+from curation.model_config import EmbedConfig
 from pipelines import cli
 from pipelines.curate import Curate, load_profile, main
 

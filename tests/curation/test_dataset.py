@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation import job
-from curation.config import AxisRule, CurationConfig, CurationError, SelectConfig
+from curation.config import AxisRule, CurationConfig, SelectConfig
+from curation.config_error import CurationError
 from curation.dataset import Dataset, open_dataset
 from curation.finish import finish, remove_unreferenced
 from curation.manifest import Manifest, OutputError

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from curation.config import CurationError, DedupConfig
+from curation.config import DedupConfig
+from curation.config_error import CurationError
 from curation.profiles import demo, svd
 from curation.stages import dedup
 from curation.stages.dedup import find_duplicates, most_alike

@@ -18,7 +18,8 @@ from benchmarks.films import free_box, looped, many_inputs, toon_films
 from benchmarks.kills import run_through
 from benchmarks.one_pass import Row, bars, measure
 from curation.analyse import decode_pass
-from curation.config import CurationConfig, CurationError
+from curation.config import CurationConfig
+from curation.config_error import CurationError
 from curation.video import content_hash, decode, write_video
 
 

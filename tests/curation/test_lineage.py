@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from curation import lineage
-from curation.config import CurationError
+from curation.config_error import CurationError
 from curation.lineage import clips_of_runs, clips_with_videos, copies, source_of
 from tests.curation import small_dataset
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from curation.config import CurationConfig, MotionConfig
+from curation.config import CurationConfig
+from curation.decode_config import MotionConfig
 from curation.manifest import Manifest, OutputError, check_output
 from curation.records import Records, video_id_of
 from curation.sources import Source

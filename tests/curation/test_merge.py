@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from curation import config_json
-from curation.config import CurationError, MergeConfig
+from curation.config_error import CurationError
+from curation.model_config import MergeConfig
 from curation.stages.merge import MergeError, Merger, check_endpoint, choose, merge, sample_caption
 
 Reply = tuple[int, dict[str, str], str]

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from curation import profiles
-from curation.config import (
+from curation.config import CurationConfig
+from curation.model_config import (
     AestheticsConfig,
     CaptionConfig,
-    CurationConfig,
     EmbedConfig,
     MergeConfig,
     TextConfig,

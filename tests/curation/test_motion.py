@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from curation.config import CurationConfig, MotionConfig, SceneConfig
+from curation.config import CurationConfig
+from curation.decode_config import MotionConfig, SceneConfig
 from curation.stages.motion import FlowMethod, MotionMeter, flow_field, flow_magnitude, resize_short_side
 from tests.curation.filmed import analysed
 

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from curation.config import CurationConfig, MergeConfig
+from curation.config import CurationConfig
 from curation.endings import collect
 from curation.manifest import Manifest, rows_to_table
+from curation.model_config import MergeConfig
 from curation.operators import (
     CaptionStage,
     EmbedStage,

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from curation import job
-from curation.config import AxisRule, ClipFileConfig, CurationConfig, CurationError, SelectConfig
+from curation.config import AxisRule, ClipFileConfig, CurationConfig, SelectConfig
+from curation.config_error import CurationError
 from curation.dataset import open_dataset
 from curation.manifest import OutputError
 from curation.verify import verify

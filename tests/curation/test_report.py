@@ -11,7 +11,8 @@ import pytest
 
 from curation import report
 from curation.charts import Bound, Curve, histogram, line_chart
-from curation.config import AxisRule, CurationError
+from curation.config import AxisRule
+from curation.config_error import CurationError
 from curation.dataset import Dataset, open_dataset
 from curation.page import Section, picture, render, sheet
 from tests.curation import small_dataset

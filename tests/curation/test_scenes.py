@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from curation.config import CurationError, CutDetectorConfig, SceneConfig
+from curation.config_error import CurationError
 from curation.cut_rules import mixture_share
+from curation.decode_config import CutDetectorConfig, SceneConfig
 from curation.stages.scenes import Cut, SceneDetector, find_cuts
 
 EVERYTHING = SceneConfig(fade_threshold=12.0, white_threshold=243.0, dissolve_window_s=0.64)

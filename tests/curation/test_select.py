@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from curation.config import AxisRule, CurationError, SelectConfig
+from curation.config import AxisRule, SelectConfig
+from curation.config_error import CurationError
 from curation.profiles import svd
 from curation.stages.select import bounds, explain, select, thresholds
 

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from curation import config_json, openclip, profiles
-from curation.config import CaptionConfig, CurationConfig, EmbedConfig
+from curation.config import CurationConfig
+from curation.model_config import CaptionConfig, EmbedConfig
 from curation.model_files import CRAFT_FILE, check_model_files, embedding_dim
 from curation.stages.aesthetics import AestheticHead
 from curation.stages.caption import Captioner

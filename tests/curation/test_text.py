@@ -8,7 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from curation.config import CurationConfig, CurationError, TextConfig
+from curation.config import CurationConfig
+from curation.config_error import CurationError
+from curation.model_config import TextConfig
 from curation.model_files import CRAFT_FILE, CRAFT_MD5, check_model_files
 from curation.stages.text import TextDetector, scaled_to, union_area_frac
 from tests.curation import generated_craft

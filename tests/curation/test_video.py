@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from curation.config import CurationError
+from curation.config_error import CurationError
 from curation.video import (
     NoVideoError,
     VideoDecodeError,

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from curation.config import CurationConfig, VideoCaptionConfig
+from curation.config import CurationConfig
+from curation.model_config import VideoCaptionConfig
 from curation.model_files import ModelFileError
 from curation.openclip import OpenClip, load_open_clip
 from curation.stages.video_caption import JoinedFrames, TransformersWriter, VideoCaptioner, grid, square

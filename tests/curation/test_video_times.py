@@ -12,7 +12,8 @@ import pytest
 
 from curation import profiles
 from curation.analyse import VideoAnalysis
-from curation.config import CurationConfig, CutDetectorConfig, SceneConfig
+from curation.config import CurationConfig
+from curation.decode_config import CutDetectorConfig, SceneConfig
 from curation.video import decode, probe
 from tests.curation.filmed import analysed, pack, shot
 
