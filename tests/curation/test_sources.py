@@ -66,7 +66,7 @@ def test_nothing_to_curate(tmp_path: Path, place: str, reason: str) -> None:
 
 
 def test_missing_file_system_is_named() -> None:
-    with pytest.raises(InputError, match="dropbox://films cannot be opened .*dropbox.*use a path"):
+    with pytest.raises(InputError, match=r"dropbox://films cannot be opened .*dropbox.*use a path"):
         list_sources("dropbox://films")
 
 
