@@ -65,7 +65,7 @@ def _stages(config: CurationConfig) -> Callable[[str], int]:
         batch = rows_to_table([{"uri": path, "stale": list(GRAPH)}], INPUT)
         count = 0
         for block in analyse(batch, config, dim, store):
-            done = without_pictures(embed(merge_captions(captions(text(block)), config.merge, dim)))
+            done = without_pictures(embed(merge_captions(captions(text(block)), config, dim)))
             count += sum(row is not None for row in done["clip_id"].to_pylist())
         return count
 

@@ -178,8 +178,9 @@ class _Journey:
         deadline = time.monotonic() + self._config.decode.time_limit_s
         for frame in decode(self._uri):
             if time.monotonic() > deadline:
+                limit_s = self._config.decode.time_limit_s
                 raise VideoDecodeError(
-                    f"{self._uri}: decoding took longer than {self._config.decode.time_limit_s} s: raise time_limit_s"
+                    f"{self._uri}: decoding took longer than {limit_s} s: raise time_limit_s, then --retry-failed"
                 )
             small = self._look_at(frame)
             for cut in self._detector.feed(frame.index, frame.time_s, small.bgr):

@@ -15,6 +15,7 @@ from curation.decode_config import DecodeConfig, MotionConfig, SceneConfig
 from curation.model_config import (
     AestheticsConfig,
     CaptionConfig,
+    ChoiceConfig,
     EmbedConfig,
     MergeConfig,
     TextConfig,
@@ -97,7 +98,7 @@ class RunConfig:
     break_reasons: tuple[str, ...] = ("undecodable", "duplicate")
     """A clip with one of these ends a run; every other axis is judged on the run's mean."""
     mean_rules: tuple[AxisRule, ...] = ()
-    """Bounds on the duration-weighted mean of a run's scores; percentile forms are not used here."""
+    """Bounds on the duration-weighted mean of a run's scores; percentile forms are not for means."""
     gop_frames: int = 8
     crf: int = 14
 
@@ -109,6 +110,9 @@ class RunConfig:
         for name in ("min_frames", "gop_frames"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         require(0 <= self.crf <= 51, "crf", self.crf, "in 0..51")
+        for rule in self.mean_rules:
+            share = max(rule.drop_lowest_frac, rule.drop_highest_frac)
+            require(share == 0, f"mean_rules: drop_…_frac of {rule.axis}", share, "0: a mean has minimum and maximum")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +143,7 @@ class CurationConfig:
     caption: CaptionConfig = field(default_factory=CaptionConfig)
     video_caption: VideoCaptionConfig = field(default_factory=VideoCaptionConfig)
     merge: MergeConfig = field(default_factory=MergeConfig)
+    choice: ChoiceConfig = field(default_factory=ChoiceConfig)
     embed: EmbedConfig = field(default_factory=EmbedConfig)
     aesthetics: AestheticsConfig = field(default_factory=AestheticsConfig)
     dedup: DedupConfig = field(default_factory=DedupConfig)

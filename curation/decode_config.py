@@ -32,7 +32,11 @@ class DecodeConfig:
     """A video whose decoder died or hung is tried this often, then quarantined."""
 
     def __post_init__(self) -> None:
+        for name in ("key_frame_px", "grid_frame_px"):
+            require(getattr(self, name) >= 16, name, getattr(self, name), "at least 16")
         require(self.candidate_fps > 0, "candidate_fps", self.candidate_fps, "positive")
+        require(self.edge_inset_s >= 0, "edge_inset_s", self.edge_inset_s, "at least 0")
+        require(self.time_limit_s >= 0, "time_limit_s", self.time_limit_s, "at least 0")
         require(1 <= self.grid_frames <= 8, "grid_frames", self.grid_frames, "in 1..8")
         require(self.max_attempts >= 1, "max_attempts", self.max_attempts, "at least 1")
         require(self.memory_limit_bytes >= 1 << 30, "memory_limit_bytes", self.memory_limit_bytes, "at least 1 GiB")
@@ -117,6 +121,7 @@ class MotionConfig:
 
     def __post_init__(self) -> None:
         require(self.sample_fps > 0, "sample_fps", self.sample_fps, "positive")
+        require(self.largest_gap_s > 0, "largest_gap_s", self.largest_gap_s, "positive")
         short = self.short_side_px
         require(short is None or short >= 16, "short_side_px", short, "at least 16, or null for no resizing")
         require(self.blur_px >= 0, "blur_px", self.blur_px, "0 or positive")

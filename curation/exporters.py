@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tarfile
+import tokenize
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,7 +33,10 @@ EXPORTED_FILES = {"videofolder": ("metadata.parquet", "clips/*"), "webdataset": 
 EMBEDDINGS = ("clip_embedding", "frame_embeddings")
 OPENSORA_COLUMNS = ("path", "text", "num_frames", "fps", "height", "width", "aes", "flow", "match")
 CLIP_LOGIT_SCALE = 100.0
-_QUERY_ERRORS = (SyntaxError, NameError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError)
+_QUERY_ERRORS = (
+    *(SyntaxError, NameError, ValueError, TypeError, AttributeError, NotImplementedError),
+    *(LookupError, ArithmeticError, tokenize.TokenError),
+)
 
 
 class ExportError(CurationError):

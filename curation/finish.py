@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -10,10 +11,12 @@ from contextlib import AbstractContextManager
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from curation.config_error import CurationError
 from curation.endings import error_row
 from curation.manifest import Manifest
-from curation.media import CLIP_COLUMNS, MediaPlan, clip_media, made, run_media, unreferenced
+from curation.media import CLIP_COLUMNS, MEDIA_INDEX, MediaPlan, clip_media, made, run_media, unreferenced
 from curation.records import Row
 from curation.runs import RunPlan, plan_runs, run_row
 from curation.stages.dedup import find_duplicates
@@ -30,15 +33,23 @@ Ray = Callable[[], AbstractContextManager[None]]
 Tell = Callable[[str], None]
 
 
-def finish(manifest: Manifest, ray: Ray, tell: Tell) -> None:
-    """Decide over all clips and make the files that this calls for; files that are there already are not made again."""
+def finish(manifest: Manifest, ray: Ray, tell: Tell, still_ours: Callable[[], None] = lambda: None) -> None:
+    """Decide over all clips and make the files that this calls for; files that are there already are not made again.
+
+    `still_ours` raises OutputError when another job has taken the dataset over.
+    """
+    manifest.unmark_finished()
     clips = decide(_all_clips(manifest), manifest)
     runs, errors = _make_runs(manifest, clips, ray, tell)
     files, file_errors = _make_clip_files(manifest, clips, ray, tell)
+    if errors or file_errors:
+        tell(f"{len(errors) + len(file_errors)} media files could not be made, see {manifest.store}/errors")
+    still_ours()
     for shard in range(manifest.num_shards):
         _replace_clips(manifest, shard, clips, files)
         _replace_rest(manifest, shard, clips, runs, [*errors, *file_errors])
     _remove_unfinished(manifest)
+    _remove_stale_index(manifest, files)
     manifest.mark_finished()
 
 
@@ -175,12 +186,42 @@ def _named(manifest: Manifest) -> set[str]:
     return names - {None}
 
 
+def lacks_files(manifest: Manifest) -> bool:
+    """Whether a row names a media file that is not there."""
+    return bool(_named(manifest) - {entry.name for entry in manifest.store.entries("media")})
+
+
 def remove_unreferenced(manifest: Manifest, tell: Tell) -> None:
-    """Delete media files that no row names, and their notes."""
+    """Delete media files that no row names, and their notes.
+
+    Raises CurationError, nothing deleted, where files that should be there could not be made: their sources are away,
+    and what is there of them may be all there is.
+    """
+    missing = sum(_media_errors(manifest, shard) for shard in range(manifest.num_shards))
+    if missing:
+        raise CurationError(
+            f"{missing} media files could not be made (see {manifest.store}/errors), so nothing is pruned: bring their "
+            "sources back and run the command again with --retry-failed"
+        )
     gone = unreferenced(manifest.store, _named(manifest))
     for name in gone:
         manifest.store.delete(name)
     tell(f"pruned {len(gone)} files")
+
+
+def _media_errors(manifest: Manifest, shard: int) -> int:
+    stages = manifest.read_part("errors", shard, ["stage"])["stage"].to_pylist()
+    return sum(stage in MEDIA_STAGES for stage in stages)
+
+
+def _remove_stale_index(manifest: Manifest, files: dict[str, Row]) -> None:
+    """The index that an export in place has left in media/, once it names a file that no clip has."""
+    data = manifest.store.read(MEDIA_INDEX)
+    if data is None:
+        return
+    named = set(pq.read_table(io.BytesIO(data), columns=["file_name"])["file_name"].to_pylist())
+    if named - {str(known["file_name"]).removeprefix("media/") for known in files.values()}:
+        manifest.store.delete(MEDIA_INDEX)
 
 
 def _remove_unfinished(manifest: Manifest) -> None:

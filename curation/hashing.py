@@ -1,5 +1,6 @@
 """Content hashes of inputs, null where the bytes cannot be read."""
 
+from curation.store import StoreError
 from curation.video import content_hash
 
 
@@ -7,5 +8,5 @@ def hash_or_none(uri: str) -> str | None:
     """SHA-256 (hex) of the bytes at `uri`; null where they cannot be read."""
     try:
         return content_hash(uri)[0]
-    except OSError:
+    except (OSError, StoreError, ValueError):  # ValueError: a name no file can have
         return None

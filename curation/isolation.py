@@ -65,7 +65,7 @@ class KillableWorker(Generic[R]):
         if not pipe.poll(self._time_limit_s):
             self.stop()
             raise WorkerDiedError(
-                f"no result within {self._time_limit_s:g} s: the decoder hangs, or raise time_limit_s"
+                f"no result within {self._time_limit_s:g} s: the decoder hangs, or raise time_limit_s, --retry-failed"
             )
         try:
             result, error = pipe.recv()

@@ -5,26 +5,27 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from curation.config import CurationConfig
 from curation.config_error import CurationError
-from curation.finish import finish, remove_unreferenced, summary
+from curation.finish import finish, lacks_files, remove_unreferenced, summary
 from curation.lock import only_writer
 from curation.manifest import Manifest, OutputError, check_output
-from curation.model_files import check_model_files
+from curation.model_files import check_model_files, embedding_dim
 from curation.plan import Work, plan_work
 from curation.records import video_id_of
 from curation.schema import clips_schema
 from curation.sources import InputError, Source, list_sources
-from curation.stage_graph import DECODING, measurement_fingerprint
+from curation.stage_graph import DECODING, GRAPH, measurement_fingerprint
 from curation.stages.merge import check_endpoint
-from curation.stages.select import check_axes
-from curation.store import Store
+from curation.stages.select import check_axes, check_reasons
+from curation.store import Store, one_line
 
 HASHING_THREADS = 8
+FAILED = ("failed", "quarantined")
 LARGEST_HASHED_HERE_BYTES = 4 << 30
 """More new bytes than this are hashed by the cluster, not by the process that starts the job."""
 
@@ -76,16 +77,19 @@ def curate(place: str, root: str, config: CurationConfig, where: Cluster, manner
     Raises CurationError for what the user has to change; what was there is then untouched.
     """
     store = Store.at(root)
-    sources = list_sources(place)
+    sources = [source for source in list_sources(place) if not source.uri.startswith(f"{store.root}/")]
     _check_rules(config)
     if not check_output(store, config, place):
-        check_model_files(config)
-    with only_writer_of(store), contextlib.ExitStack() as stack:
+        _check_models(config, set(GRAPH))
+    with only_writer_of(store) as still_ours, contextlib.ExitStack() as stack:
         manifest = Manifest.open(store, config, place, len(sources))
         hashes = _hashes(manifest, sources, manners, where, stack)
+        manifest.records.take_over(hashes)
         work = plan_work(sources, hashes, manifest, manners.retry_failed)
-        if work.measure or work.settle or not manifest.is_finished():
-            _work(manifest, work, where, manners, stack)
+        whole = manifest.is_finished() and not lacks_files(manifest)
+        if work.measure or work.settle or manners.retry_failed or not whole:
+            _work(manifest, work, where, manners, stack, still_ours)
+        _check_budget(manifest, manners)
         if manners.prune:
             remove_unreferenced(manifest, tell=_say)
         _require_one_readable(manifest, sources)
@@ -96,32 +100,58 @@ def reselect(root: str, config: CurationConfig, where: Cluster, manners: Manners
     """Apply other thresholds, run and clip file settings to stored scores; nothing is measured again."""
     _check_rules(config)
     store = Store.at(root)
-    manifest = Manifest.existing(store)
-    if measurement_fingerprint(config) != manifest.measured:
-        raise OutputError(
-            f"{store} was measured with another config (profile {manifest.config.profile!r}): --reselect changes "
-            "thresholds and files only; give that profile, or curate with this one to run its stages again"
-        )
-    with only_writer_of(store):
+    Manifest.existing(store)
+    with only_writer_of(store) as still_ours:
+        manifest = Manifest.existing(store)
+        _require_measured(manifest, config)
         manifest = manifest.with_config(config)
-        finish(manifest, where.ray, tell=_say)
+        _publish_all(manifest)
+        finish(manifest, where.ray, tell=_say, still_ours=still_ours)
         if manners.prune:
             remove_unreferenced(manifest, tell=_say)
         return summary(manifest)
 
 
+def _require_measured(manifest: Manifest, config: CurationConfig) -> None:
+    """Raise OutputError unless every record was made under the measuring half of `config`: of a job that ended half
+    through a change not all are.
+    """
+    want = measurement_fingerprint(config)
+    others = [file for file in manifest.records.files().values() if file.status == "ok" and file.measured != want]
+    if others:
+        raise OutputError(
+            f"{manifest.store}: {len(others)} videos were measured with other settings than profile "
+            f"{config.profile!r} has: --reselect changes thresholds and files only; leave out --profile, give the one "
+            "they were measured with, or curate with this one to run its stages again"
+        )
+
+
 @contextlib.contextmanager
-def only_writer_of(store: Store) -> Iterator[None]:
-    """The lock of a dataset; of one that cannot be written, an error in one line."""
-    try:
-        with only_writer(store):
-            yield
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise OutputError(f"output {store} cannot be written ({error}): choose another --output") from error
+def only_writer_of(store: Store) -> Iterator[Callable[[], None]]:
+    """The lock of a dataset, as a check that it is still ours; of one that cannot be written, an error in one line."""
+    with contextlib.ExitStack() as stack:
+        try:
+            still_ours = stack.enter_context(only_writer(store))
+        except OSError as error:
+            reason = one_line(error)
+            raise OutputError(f"output {store} cannot be written ({reason}): choose another --output") from error
+        yield still_ours
+
+
+def _check_models(config: CurationConfig, stages: Collection[str]) -> None:
+    """Everything that can be known of models before any work. Raises CurationError."""
+    check_model_files(config, stages)
+    if "aesthetics" in stages:
+        from curation.stages.aesthetics import AestheticHead
+
+        AestheticHead.load(config.aesthetics).check_width(embedding_dim(config.embed))
+    if "merge" in stages:
+        check_endpoint(config.merge)
 
 
 def _check_rules(config: CurationConfig) -> None:
     check_axes((*config.select.rules, *config.runs.mean_rules), clips_schema(1))
+    check_reasons(config.runs.break_reasons, clips_schema(1))
 
 
 def _hashes(
@@ -145,26 +175,34 @@ def _hashes(
 
         with ThreadPoolExecutor(HASHING_THREADS) as pool:  # mostly waiting for storage
             hashes |= dict(zip(uris, pool.map(hash_or_none, uris), strict=True))
-    manifest.remember_hashes(unknown, hashes)
+    for uri in manifest.remember_hashes(unknown, hashes):
+        _say(f"{uri} cannot be read now: what is known of it stays")
+        del hashes[uri]
     return hashes
 
 
-def _work(manifest: Manifest, work: Work, where: Cluster, manners: Manners, stack: contextlib.ExitStack) -> None:
+def _work(
+    manifest: Manifest,
+    work: Work,
+    where: Cluster,
+    manners: Manners,
+    stack: contextlib.ExitStack,
+    still_ours: Callable[[], None],
+) -> None:
     """Measure, publish, finish, in one Ray session if there is anything to measure."""
     needed = {stage for todo in work.measure for stage in todo.stale} - DECODING
-    check_model_files(manifest.config, needed)
-    if "merge" in needed:
-        check_endpoint(manifest.config.merge)
+    _check_models(manifest.config, needed)
+    manifest.adopt()
     for record in work.settle:
         manifest.records.write(record, manifest.measured)
     if work.measure:
         stack.enter_context(where.ray())
         try:
-            _measure(manifest, work, manners)
+            _measure(manifest, work, manners, still_ours)
         finally:
             _publish_all(manifest)
     _publish_all(manifest)
-    finish(manifest, where.ray, tell=_say)
+    finish(manifest, where.ray, tell=_say, still_ours=still_ours)
 
 
 def _publish_all(manifest: Manifest) -> None:
@@ -172,7 +210,7 @@ def _publish_all(manifest: Manifest) -> None:
         manifest.publish(shard, files)
 
 
-def _measure(manifest: Manifest, work: Work, manners: Manners) -> None:
+def _measure(manifest: Manifest, work: Work, manners: Manners, still_ours: Callable[[], None]) -> None:
     """Measure videos, keep each as it is finished, publish each shard when its last one is."""
     from curation import pipeline
 
@@ -181,12 +219,14 @@ def _measure(manifest: Manifest, work: Work, manners: Manners) -> None:
     left = Counter(shard_of(video_id_of(todo.sha256, todo.uri)) for todo in work.measure)
     _say_stages(work)
     for done, record in enumerate(pipeline.measure(work.measure, manifest), start=1):
+        still_ours()
         shard = manifest.records.write(record, manifest.measured)
         left[shard] -= 1
         if left[shard] == 0:
             manifest.publish(shard, manifest.records.by_shard()[shard])
         _say(f"{done}/{len(work.measure)} {_ending(record.video, len(record.clips))}")
-        _check_budget(manifest, manners)
+        if record.video["status"] in FAILED:
+            _check_budget(manifest, manners)
 
 
 def _ending(video: dict[str, object], num_clips: int) -> str:
@@ -203,7 +243,7 @@ def _say_stages(work: Work) -> None:
 def _check_budget(manifest: Manifest, manners: Manners) -> None:
     if manners.max_failures is None:
         return
-    failed = [f for f in manifest.records.files().values() if f.status in ("failed", "quarantined")]
+    failed = [file for file in manifest.records.files().values() if file.status in FAILED]
     if len(failed) > manners.max_failures:
         raise CurationError(
             f"{len(failed)} inputs have failed, --max-failures allows {manners.max_failures}: see "

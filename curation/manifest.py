@@ -66,13 +66,20 @@ class Manifest:
                 "embedding_dim": embedding_dim(config.embed),
             }
         manifest = cls(store, config, int(job["num_shards"]), int(job["embedding_dim"]))
-        _keep_config(store, job, config)
-        for table in TABLES:  # readable from the first moment on
-            there = {entry.name for entry in store.entries(table)}
-            for shard in range(manifest.num_shards):
-                if manifest.part(table, shard) not in there:
-                    manifest.write_part(table, shard, manifest.table(table, []))
+        if "config" not in job:
+            _keep_config(store, job, config)
+        manifest._complete()
         return manifest
+
+    def _complete(self) -> None:
+        """One part of every table from the first moment on; where one was lost, its shard is published again."""
+        there = {entry.name for table in TABLES for entry in self.store.entries(table)}
+        for shard in range(self.num_shards):
+            missing = [table for table in TABLES if self.part(table, shard) not in there]
+            if missing:
+                self.unmark_finished()
+            for table in {*missing, "videos"} if missing else ():
+                self.write_part(table, shard, self.table(table, []))
 
     @classmethod
     def existing(cls, store: Store) -> Manifest:
@@ -83,6 +90,10 @@ class Manifest:
                 f"{store} is no dataset: make one with python -m pipelines.curate --input … --output {store}"
             )
         return cls(store, stored_config(job), int(job["num_shards"]), int(job["embedding_dim"]))
+
+    def adopt(self) -> None:
+        """Let the dataset be under this config from now on: after everything about it has been checked."""
+        _keep_config(self.store, read_json(self.store, "manifest/job.json"), self.config)
 
     def with_config(self, config: CurationConfig) -> Manifest:
         """The same dataset from now on under another config."""
@@ -115,15 +126,23 @@ class Manifest:
             if source.uri in seen and seen[source.uri][:2] == [source.size_bytes, source.modified_ns]
         }
 
-    def remember_hashes(self, sources: Iterable[Source], hashes: dict[str, str | None]) -> None:
-        """Store the hashes; records of bytes that are no longer at their place become superseded."""
+    def remember_hashes(self, sources: Iterable[Source], hashes: dict[str, str | None]) -> list[str]:
+        """Store the hashes; records of bytes that have been replaced at their place become superseded.
+
+        Returns the URIs of known bytes that cannot be read now: what is known of them stays.
+        """
         seen = read_json(self.store, "manifest/inputs.json")
+        unreadable = []
         for source in sources:
             old = seen.get(source.uri)
+            if old and old[2] is not None and hashes[source.uri] is None:
+                unreadable.append(source.uri)
+                continue
             if old and old[2] != hashes[source.uri]:
                 self.records.supersede(video_id_of(old[2], source.uri), source.uri)
             seen[source.uri] = [source.size_bytes, source.modified_ns, hashes[source.uri]]
         write_json(self.store, "manifest/inputs.json", seen)
+        return unreadable
 
     # --- tables -----------------------------------------------------------------------------------------------------
 
@@ -162,13 +181,13 @@ class Manifest:
         digest = _digest(file.name for file in files)
         if self._published(shard) == digest:
             return
-        records = [self.records.read(file) for file in files]
-        for name, rows in (
-            ("clips", [clip for record in records for clip in record.clips]),
-            ("errors", [error for record in records for error in record.errors]),
-            ("videos", [record.video for record in records]),
-        ):
-            data = self.table(name, rows)
+        tables = {name: [self.table(name, [])] for name in ("clips", "errors", "videos")}
+        for file in files:  # as columns at once: embeddings as Python numbers would fill the memory
+            record = self.records.read(file)
+            for name, rows in (("clips", record.clips), ("errors", record.errors), ("videos", [record.video])):
+                tables[name].append(self.table(name, rows))
+        for name, parts in tables.items():
+            data = pa.concat_tables(parts)
             self.write_part(name, shard, data.replace_schema_metadata({**data.schema.metadata, "records": digest}))
 
     def _published(self, shard: int) -> str | None:
@@ -186,6 +205,10 @@ class Manifest:
     def is_finished(self) -> bool:
         """Whether selection, runs and clip files were made from these very records and this config."""
         return bool(read_json(self.store, "manifest/finished.json") == self.state())
+
+    def unmark_finished(self) -> None:
+        """From now on until `mark_finished` the tables may be of no one config."""
+        self.store.delete("manifest/finished.json")
 
     def mark_finished(self) -> None:
         """Remember what the tables were made from."""
@@ -220,8 +243,14 @@ def check_output(store: Store, config: CurationConfig, place: str) -> Row:
 
 def _keep_config(store: Store, job: Row, config: CurationConfig) -> None:
     if job.get("config") != to_dict(config):
-        write_json(store, "manifest/job.json", {**job, "config": to_dict(config)})
         store.write("config.json", (to_json(config) + "\n").encode())
+        write_json(store, "manifest/job.json", {**job, "config": to_dict(config)})
+
+
+def config_of(store: Store) -> CurationConfig | None:
+    """The config of the dataset in `store`; null where there is none."""
+    job = read_json(store, "manifest/job.json")
+    return stored_config(job) if job else None
 
 
 def stored_config(job: Row) -> CurationConfig:

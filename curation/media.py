@@ -22,6 +22,8 @@ from curation.runs import RunPlan
 from curation.store import Store
 from curation.video import VideoDecodeError, write_run
 
+MEDIA_INDEX = "media/metadata.parquet"
+"""Written by an export in place: makes media/ a VideoFolder."""
 CLIP_COLUMNS = (
     *("clip_id", "video_id", "source_uri", "start_s", "end_s", "duration_s", "fps", "start_pts", "end_pts"),
     *("start_frame", "num_frames", "width", "height"),
@@ -82,13 +84,25 @@ def make(plan: MediaPlan, store: Store, config: CurationConfig) -> tuple[Row, st
 
     The source is decoded in a process that can be killed. Raises StoreError when the dataset cannot be written.
     """
-    limits = config.decode
+    store.delete(plan.note)  # an old one must not vouch for what is written now
     try:
-        facts = _writer(limits.time_limit_s, limits.memory_limit_bytes).call(plan, store, config)
+        facts = _written(plan, store, config)
     except (VideoDecodeError, WorkerDiedError) as error:
         return {}, str(error)
     store.write(plan.note, json.dumps({"made_from": plan.made_from, "facts": facts}, indent=1).encode())
     return facts, None
+
+
+def _written(plan: MediaPlan, store: Store, config: CurationConfig) -> Row:
+    """A decoder that dies or hangs is tried again as often as in the decode pass."""
+    limits = config.decode
+    for attempt in range(1, limits.max_attempts + 1):
+        try:
+            return _writer(limits.time_limit_s, limits.memory_limit_bytes).call(plan, store, config)
+        except WorkerDiedError:
+            if attempt == limits.max_attempts:
+                raise
+    raise AssertionError("max_attempts is at least 1")
 
 
 @functools.lru_cache(maxsize=1)
@@ -130,6 +144,6 @@ def unreferenced(store: Store, named: Collection[str]) -> list[str]:
     """Files under media/, and notes of such files, that no row names (any more); unfinished files too."""
     ids = {name.rpartition("/")[2].partition(".")[0] for name in named}
     files = [entry.name for entry in store.entries("media") if entry.name not in named]
-    files = [name for name in files if name != "media/metadata.parquet"]
+    files = [name for name in files if name != MEDIA_INDEX]
     notes = [entry.name for kind in ("runs", "clips") for entry in store.entries(f"manifest/{kind}")]
     return files + [name for name in notes if name.rpartition("/")[2].partition(".")[0] not in ids]

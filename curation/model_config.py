@@ -30,6 +30,8 @@ class TextConfig:
 
     def __post_init__(self) -> None:
         require(self.canvas_px >= 32, "canvas_px", self.canvas_px, "at least 32")
+        require(self.largest_scale > 0, "largest_scale", self.largest_scale, "positive")
+        require(0 <= self.box_threshold <= 1, "box_threshold", self.box_threshold, "in 0..1")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
 
 
@@ -120,8 +122,15 @@ class VideoCaptionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChoiceConfig:
+    """Which of the three captions becomes `caption`."""
+
+    chosen: Literal["coca", "video", "llm"] = "video"
+
+
+@dataclass(frozen=True, kw_only=True)
 class MergeConfig:
-    """The third caption, merged from the other two, and which of the three becomes `caption`."""
+    """The third caption, merged from the other two."""
 
     llm_url: str | None = None
     """Base URL of an OpenAI-compatible endpoint, e.g. http://localhost:8000/v1; null merges by a template, offline and
@@ -140,10 +149,11 @@ class MergeConfig:
     """Requests under way at once, per worker."""
     llm_failure: Literal["error", "template"] = "error"
     """When the endpoint gives no caption: an error row and a null caption_llm, or the template's caption."""
-    chosen: Literal["coca", "video", "llm"] = "video"
 
     def __post_init__(self) -> None:
-        if self.llm_url is not None:
+        if self.llm_url is None:
+            require(self.llm_model is None, "llm_model", self.llm_model, "null without llm_url: give --llm-url as well")
+        else:
             parts = urlsplit(self.llm_url)
             rule = "http://HOST… or https://HOST… without user or password (the key belongs in the environment)"
             plain = parts.scheme in ("http", "https") and parts.hostname is not None and "@" not in parts.netloc

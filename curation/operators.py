@@ -75,7 +75,8 @@ def _decoded(known: VideoRecord | None, item: Row, config: CurationConfig) -> It
         old = before.get(str(clip.row["clip_id"]))
         kept = without_columns(old, tuple(item["stale"])) if old else {}
         stale = item["stale"] if old else list(GRAPH)
-        yield {**kept, **clip.row, "uri": uri, "stale": stale, **_packed(clip)}
+        errors = json.dumps(_other_errors(known, old, item["stale"])) if known and old else None
+        yield {**kept, **clip.row, "uri": uri, "stale": stale, **_packed(clip), "errors": errors}
 
 
 def _reread(known: VideoRecord, item: Row, config: CurationConfig) -> Iterator[Row]:
@@ -89,7 +90,9 @@ def _reread(known: VideoRecord, item: Row, config: CurationConfig) -> Iterator[R
         try:
             pictures = reread_pictures(item["uri"], clips, config)
         except VideoDecodeError as error:
-            errors = [[*old, clip_error(clip, "decode", error)] for old, clip in zip(errors, clips, strict=True)]
+            looking = [stage for stage in item["stale"] if stage in LOOKING]
+            both = zip(errors, clips, strict=True)
+            errors = [[*old, *(clip_error(clip, stage, error) for stage in looking)] for old, clip in both]
     for clip, seen, old in zip(clips, pictures, errors, strict=True):
         packed = _packed(seen) if seen else {}
         yield {**clip, "uri": item["uri"], "stale": item["stale"], **packed, "errors": json.dumps(old)}
@@ -97,8 +100,7 @@ def _reread(known: VideoRecord, item: Row, config: CurationConfig) -> Iterator[R
 
 def _other_errors(known: VideoRecord, clip: Row, stale: Sequence[str]) -> list[Row]:
     """What went wrong with a clip in stages that do not run again."""
-    again = {*stale, "decode"}
-    return [error for error in known.errors if error["clip_id"] == clip["clip_id"] and error["stage"] not in again]
+    return [error for error in known.errors if error["clip_id"] == clip["clip_id"] and error["stage"] not in stale]
 
 
 def _packed(clip: ClipAnalysis) -> Row:
@@ -175,21 +177,22 @@ class CaptionStage:
         return [{"caption_video": caption} for caption in captions]
 
 
-def merge_captions(batch: pa.Table, config: MergeConfig, dim: int) -> pa.Table:
+def merge_captions(batch: pa.Table, config: CurationConfig, dim: int) -> pa.Table:
     """Adds the merged caption where both others are there, and the chosen one where any is."""
     from curation.stages.merge import choose
 
     def merged(rows: list[Row]) -> list[Row]:
         pairs = [(row["caption_coca"], row["caption_video"]) for row in rows]
-        return [{"caption_llm": text} for text in _merger(config).merge(pairs)]
+        return [{"caption_llm": text} for text in _merger(config.merge).merge(pairs)]
 
     def chosen(rows: list[Row]) -> list[Row]:
         return [
-            {"caption": choose(row["caption_coca"], row["caption_video"], row["caption_llm"], config)} for row in rows
+            {"caption": choose(row["caption_coca"], row["caption_video"], row["caption_llm"], config.choice)}
+            for row in rows
         ]
 
     batch = add_columns("merge", merged, batch, dim, needs=("caption_coca", "caption_video"))
-    return add_columns("merge", chosen, batch, dim, needs=())
+    return add_columns("choice", chosen, batch, dim, needs=())
 
 
 @functools.lru_cache(maxsize=1)

@@ -174,9 +174,9 @@ def measure(todo: Sequence[Todo], manifest: Manifest) -> Iterator[VideoRecord]:
         # Captions: the largest models and the slowest stage, hence half a GPU.
         arguments = (config, dim, sorted(captions))
         rows = rows.map_batches(CaptionStage, fn_constructor_args=arguments, num_gpus=part.gpus_caption, **actors)
-    if "merge" in needed:
+    if needed & {"merge", "choice"}:
         # The template costs nothing, a language model answers over the network: tasks that mostly wait.
-        rows = rows.map_batches(merge_captions, fn_args=(config.merge, dim), num_cpus=part.model_cpus, **whole)
+        rows = rows.map_batches(merge_captions, fn_args=(config, dim), num_cpus=part.model_cpus, **whole)
     if needed & {"embed", "aesthetics", "similarity"}:
         # Embeddings, aesthetic score, similarity to the captions.
         rows = rows.map_batches(EmbedStage, fn_constructor_args=(config, dim), num_gpus=part.gpus_embed, **actors)

@@ -10,7 +10,7 @@ from curation.manifest import Manifest
 from curation.pipeline_input import Todo
 from curation.records import MEASURED, RecordFile, VideoRecord, record_key, video_id_of
 from curation.sources import Source
-from curation.stage_graph import GRAPH, stale_stages
+from curation.stage_graph import GRAPH, stale_stages, with_later_stages
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,5 @@ def _stale(file: RecordFile, manifest: Manifest, retry_failed: bool) -> tuple[st
     record = manifest.records.read(file)
     stale = stale_stages(record.stages, manifest.stages)
     if retry_failed:
-        failed = {error["stage"] for error in record.errors}
-        stale = tuple(name for name in GRAPH if name in stale or name in failed)
+        stale = with_later_stages({*stale, *(error["stage"] for error in record.errors)})
     return stale

@@ -12,6 +12,7 @@ import base64
 import hashlib
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -84,8 +85,8 @@ class Records:
             self._files = {}
             for entry in self.store.entries(FOLDER):
                 place, _, file = entry.name.rpartition("/")
-                if file.startswith("_") or not place:
-                    continue
+                if file[0] in "_." or not place or not entry.size_bytes or file.count(".") != 4:
+                    continue  # unfinished, or left by a file system
                 key, status, measured, _, _ = file.split(".")
                 found = RecordFile(entry.name, key, status, measured, entry.modified_ns)
                 if key not in self._files or self._files[key].modified_ns < found.modified_ns:
@@ -123,7 +124,23 @@ class Records:
             return
         old = self.read(file)
         gone = {"status": "superseded", "num_clips": 0, "num_kept": None, "finished_at": datetime.now(UTC).isoformat()}
-        self.write(VideoRecord({**old.video, **gone}, [], old.errors), file.measured)
+        errors = [error for error in old.errors if error["clip_id"] is None]
+        self.write(VideoRecord({**old.video, **gone}, [], errors), file.measured)
+
+    def take_over(self, hashes: Mapping[str, str | None]) -> None:
+        """Records of bytes that are no longer at their place, but lie at a listed one, move there: nothing of a file
+        that was renamed is measured again.
+        """
+        listed = {record_key(video_id_of(sha256, uri), uri) for uri, sha256 in hashes.items()}
+        gone = {file.video_id: file for file in self.files().values() if file.status in MEASURED}
+        gone = {video_id: file for video_id, file in gone.items() if file.key not in listed}
+        for uri in sorted(hashes):
+            file = gone.pop(video_id_of(hashes[uri], uri), None)
+            if file is not None:
+                old = self.read(file)
+                clips, errors = ([{**row, "source_uri": uri} for row in rows] for rows in (old.clips, old.errors))
+                self.write(VideoRecord({**old.video, "source_uri": uri}, clips, errors, old.stages), file.measured)
+                self.supersede(file.video_id, old.video["source_uri"])
 
 
 def read_record(store: Store, name: str) -> VideoRecord:

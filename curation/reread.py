@@ -37,12 +37,15 @@ def reread_pictures(uri: str, rows: Sequence[dict], config: CurationConfig) -> S
     """
     if not rows:
         return []
-    spool = PictureSpool()
-    try:
-        clips = _worker(config).call(uri, [dict(row) for row in rows], config, descriptor=spool.descriptor)
-    except WorkerDiedError as error:
-        raise VideoDecodeError(f"{uri}: cannot be read again: {error}") from error
-    return SpooledClips(clips, spool)
+    for attempt in range(1, config.decode.max_attempts + 1):
+        spool = PictureSpool()
+        try:
+            clips = _worker(config).call(uri, [dict(row) for row in rows], config, descriptor=spool.descriptor)
+            return SpooledClips(clips, spool)
+        except WorkerDiedError as error:
+            if attempt == config.decode.max_attempts:
+                raise VideoDecodeError(f"{uri}: cannot be read again: {error}") from error
+    raise AssertionError("max_attempts is at least 1")
 
 
 def reread_here(uri: str, rows: Sequence[dict], config: CurationConfig) -> Sequence[ClipAnalysis]:

@@ -24,7 +24,7 @@ _STR, _BOOL, _I32, _I64 = pa.string(), pa.bool_(), pa.int32(), pa.int64()
 _F32, _F64, _TIME = pa.float32(), pa.float64(), pa.timestamp("us", tz="UTC")
 
 VIDEOS = pa.schema([
-    _column("video_id", _STR, "input", "id", "first 16 hex digits of the content hash", nullable=False),
+    _column("video_id", _STR, "input", "id", "from the content hash; of unreadable ones, the place", nullable=False),
     _column("source_uri", _STR, "input", "URI", "where the video was read", nullable=False),
     _column("source_sha256", _STR, "input", "hex", "hash of the bytes; null when they could not be read"),
     _column("size_bytes", _I64, "input", "bytes", "size of the source"),
@@ -94,7 +94,7 @@ _SCORES = [
 _CAPTIONS = [
     _column("caption", _STR, "caption", "text", "the chosen one"),
     _column("caption_coca", _STR, "caption", "text", "of the middle frame"),
-    _column("caption_video", _STR, "caption", "text", "of four frames"),
+    _column("caption_video", _STR, "caption", "text", "of evenly spaced frames"),
     _column("caption_llm", _STR, "caption", "text", "merger of the two"),
 ]  # fmt: skip
 
@@ -128,7 +128,7 @@ RUNS = pa.schema([
 ])  # fmt: skip
 
 ERRORS = pa.schema([
-    _column("video_id", _STR, "input", "id", "null when the bytes could not be read"),
+    _column("video_id", _STR, "input", "id", "row of videos"),
     _column("source_uri", _STR, "input", "URI", "what failed", nullable=False),
     _column("clip_id", _STR, "scenes", "id", "null when the whole video failed"),
     _column("stage", _STR, "pipeline", "name", "where it failed", nullable=False),

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 from pyarrow import fs
 
 from curation.config_error import CurationError
-from curation.store import StoreError, file_system
+from curation.store import StoreError, file_system, normal_place
 
 VIDEO_SUFFIXES: tuple[str, ...] = (
     ".3gp",
@@ -26,6 +27,7 @@ VIDEO_SUFFIXES: tuple[str, ...] = (
     ".mxf",
 )
 VIDEO_SUFFIXES += (".ogv", ".ts", ".vob", ".webm", ".wmv")
+LONGEST_LIST_BYTES = 512 << 20
 _WILDCARDS = frozenset("*?[")
 
 
@@ -47,11 +49,13 @@ def list_sources(place: str) -> list[Source]:
 
     Raises InputError when the place is missing or holds no file with the suffix of a video.
     """
-    if "://" not in place:
-        place = str(Path(place).expanduser().absolute())
+    place = normal_place(place)
     files, path = _opened(place)
     try:
         found = _found(files, path, place)
+    except UnicodeDecodeError as error:
+        name = error.object.decode(errors="backslashreplace")
+        raise InputError(f"input {place} holds a file whose name is not UTF-8 ({name}): rename it") from error
     except OSError as error:
         reason = " ".join(str(error).split())
         raise InputError(
@@ -104,21 +108,32 @@ def _matching(files: fs.FileSystem, pattern: str) -> list[fs.FileInfo]:
 
 
 def _listed(files: fs.FileSystem, path: str, place: str) -> list[Source]:
-    """Lines of a list file; relative paths start at its folder; a missing entry stays in and becomes an error row."""
+    """Lines of a list file; relative paths start at its folder. What an entry lacks (the file, a suffix that is known,
+    a picture that moves) becomes a row of its own; a text none of whose lines names a video is no list.
+    """
     with files.open_input_stream(path) as stream:
-        data = stream.read(64 << 20)
+        data = stream.read(LONGEST_LIST_BYTES + 1)
+    if len(data) > LONGEST_LIST_BYTES:
+        raise InputError(f"input {place} is longer than {LONGEST_LIST_BYTES >> 20} MiB: give it in several lists")
     try:
-        lines = [line.strip() for line in data.decode().splitlines()]
+        lines = [line.strip() for line in data.decode("utf-8-sig").split("\n")]
     except UnicodeDecodeError as error:
         raise InputError(f"input {place} is neither a video ({_suffixes()}) nor a list in UTF-8") from error
-    entries = [line for line in lines if line and not line.startswith("#") and is_video(line)]
+    entries = [line for line in lines if line and not line.startswith("#")]
+    if not any(is_video(line) or "://" in line for line in entries):
+        return []
     folder = place.rpartition("/")[0]
     return [_look_up(entry if "://" in entry or entry.startswith("/") else f"{folder}/{entry}") for entry in entries]
 
 
 def _look_up(uri: str) -> Source:
-    files, path = _opened(uri)
-    info = files.get_file_info(path)
+    """An entry of a list; one that cannot be looked up stays in, and becomes a row that says so."""
+    uri = normal_place(uri)
+    try:
+        files, path = file_system(uri)
+        info = files.get_file_info(path)
+    except (StoreError, OSError, pa.ArrowInvalid):
+        return Source(uri, None, None)
     if info.type != fs.FileType.File:
         return Source(uri, None, None)
     return Source(uri, info.size, info.mtime_ns)

@@ -3,8 +3,8 @@
     cuts ─┬─ motion
           ├─ text
           ├─ caption ────────┐
-          ├─ video_caption ──┴─ merge ─┐
-          └─ embed ─┬──────────────────┴─ similarity
+          ├─ video_caption ──┴─ merge ── choice ─┐
+          └─ embed ─┬────────────────────────────┴─ similarity
                     └─ aesthetics
 
 Deduplication, selection, runs and clip files come after all of these and are cheap: they are made anew every time.
@@ -12,13 +12,16 @@ Deduplication, selection, runs and clip files come after all of these and are ch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from curation.config import CurationConfig
 from curation.config_json import fingerprint, fingerprint_of_text
 
-NO_EFFECT_ON_ROWS = ("time_limit_s", "memory_limit_bytes", "max_attempts", "batch_size")
+NO_EFFECT_ON_ROWS = (
+    *("time_limit_s", "memory_limit_bytes", "max_attempts", "batch_size"),
+    *("llm_concurrency", "llm_timeout_s", "llm_max_retries", "llm_key_variable"),
+)
 """Settings that decide how the work is done, not what comes out."""
 
 
@@ -39,12 +42,13 @@ GRAPH: dict[str, Stage] = {
     "text": Stage(("text",), ("cuts",), ("ocr_area_ratio", "ocr_area_ratio_frames")),
     "caption": Stage(("caption",), ("cuts",), ("caption_coca",)),
     "video_caption": Stage(("video_caption",), ("cuts",), ("caption_video",)),
-    "merge": Stage(("merge",), ("caption", "video_caption"), ("caption_llm", "caption")),
+    "merge": Stage(("merge",), ("caption", "video_caption"), ("caption_llm",)),
+    "choice": Stage(("choice",), ("merge",), ("caption",)),
     "embed": Stage(("embed",), ("cuts",), ("clip_embedding", "frame_embeddings")),
     "aesthetics": Stage(("aesthetics",), ("embed",), ("aesthetic_score", "aesthetic_score_frames")),
     "similarity": Stage(
         (),
-        ("embed", "merge"),
+        ("embed", "choice"),
         (
             "clip_similarity",
             *(f"clip_similarity_{name}" for name in _CAPTIONS),
@@ -70,6 +74,15 @@ def fingerprints(config: CurationConfig) -> dict[str, str]:
 def stale_stages(have: Mapping[str, str], want: Mapping[str, str]) -> tuple[str, ...]:
     """Stages whose result was made under another fingerprint, or not yet."""
     return tuple(name for name in GRAPH if have.get(name) != want[name])
+
+
+def with_later_stages(stages: Collection[str]) -> tuple[str, ...]:
+    """`stages`, and all that read their results, in the order of the graph; other names are left out."""
+    again = set(stages)
+    for name, stage in GRAPH.items():  # earlier stages come first
+        if again & set(stage.after):
+            again.add(name)
+    return tuple(name for name in GRAPH if name in again)
 
 
 def measurement_fingerprint(config: CurationConfig) -> str:

@@ -22,6 +22,9 @@ from pyarrow import fs
 
 from curation.config_error import CurationError
 
+OBJECT_STORES = ("s3", "gcs", "abfs")
+"""File systems of pyarrow on which a file appears when it is complete, and that have no folders."""
+
 
 class StoreError(CurationError):
     """A place that cannot be read or written: no permission, no space, no such server."""
@@ -44,7 +47,7 @@ def file_system(place: str) -> tuple[fs.FileSystem, str]:
     server, _, path = rest.partition("/")
     files = _arrow_file_system(f"{scheme}://{server}/")
     if files is not None:
-        return files[0], f"{files[1].rstrip('/')}/{path}"
+        return files[0], f"{files[1].rstrip('/')}/{path}".rstrip("/")
     try:
         other, path = fsspec.url_to_fs(place)
     except (ImportError, ValueError) as error:
@@ -119,6 +122,10 @@ class Store:
                 return bytes(file.read())
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise StoreError(
+                f"{self.place(name)} cannot be read ({one_line(error)}): see to permissions, name and network"
+            ) from error
 
     def exists(self, name: str) -> bool:
         """Whether there is a file of that name."""
@@ -176,14 +183,17 @@ class Store:
             path.replace(self.folder / name)
             return
         files, base = file_system(self.root)
-        try:
-            target = files.open_output_stream(f"{base}/{name}")
-        except FileNotFoundError:  # a file system with folders, unlike an object store
-            files.create_dir(f"{base}/{name}".rpartition("/")[0], recursive=True)
-            target = files.open_output_stream(f"{base}/{name}")
-        with path.open("rb") as source, target:
-            while block := source.read(8 << 20):
-                target.write(block)
+        data = pa.py_buffer(b"") if path.stat().st_size == 0 else pa.memory_map(str(path)).read_buffer()
+        final = f"{base}/{name}"
+        if files.type_name in OBJECT_STORES:
+            with files.open_output_stream(final) as target:
+                target.write(data)
+            return
+        folder, _, last = final.rpartition("/")
+        files.create_dir(folder, recursive=True)
+        with files.open_output_stream(f"{folder}/_{last}") as target:
+            target.write(data)
+        files.move(f"{folder}/_{last}", final)
 
     def delete(self, name: str) -> None:
         """Remove a file; one that is not there is no error."""

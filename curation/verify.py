@@ -4,6 +4,7 @@ decodes to the stated number of frames.
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pandas as pd
 
 from curation.dataset import Dataset, open_dataset
 from curation.manifest import read_json
+from curation.media import MEDIA_INDEX
 from curation.schema import VIDEO_STATUSES
 from curation.video import VideoDecodeError, decode
 
@@ -26,6 +28,7 @@ def verify(place: str | Path) -> list[str]:
         *_reference_problems(videos, clips, runs, errors),
         *_file_problems(dataset, "runs", runs, "num_frames"),
         *_file_problems(dataset, "clips", clips[clips["file_name"].notna()], "file_num_frames"),
+        *_index_problems(dataset, clips),
     ]
 
 
@@ -34,13 +37,13 @@ def _input_problems(dataset: Dataset, videos: pd.DataFrame) -> Iterator[str]:
     current = Counter(videos.loc[videos["status"] != "superseded", "source_uri"])
     yield from (f"videos: {uri} appears {n} times" for uri, n in current.items() if n > 1)
     listed = set(read_json(dataset.store, "manifest/inputs.json"))
-    yield from (f"videos: {uri} was listed but has no row" for uri in sorted(listed - set(current)))
+    yield from (f"videos: {uri} was listed but has no row" for uri in sorted(listed - set(videos["source_uri"])))
     yield from (f"videos: {uri} was never listed" for uri in sorted(set(current) - listed))
     yield from (f"videos: unknown status {status}" for status in sorted(set(videos["status"]) - set(VIDEO_STATUSES)))
     measured = videos.loc[~videos["status"].isin(["duplicate", "superseded"]), "video_id"]
-    copies = videos.loc[videos["status"] == "duplicate"]
-    for copy in copies.itertuples():
-        if copy.video_id not in set(measured):
+    there = set(measured)
+    for copy in videos.loc[videos["status"] == "duplicate"].itertuples():
+        if copy.video_id not in there:
             yield f"videos: {copy.source_uri} is a duplicate of {copy.video_id}, which has no row"
     yield from (f"videos: the bytes {video} were measured {n} times" for video, n in Counter(measured).items() if n > 1)
 
@@ -59,7 +62,8 @@ def _clip_problems(videos: pd.DataFrame, clips: pd.DataFrame) -> Iterator[str]:
             yield f"clips: those of {video['source_uri']} do not cover its {video['num_frames']} frames"
     if undecided := int(clips["keep"].isna().sum()):
         yield f"clips: {undecided} rows not selected yet: run the same command again"
-    wrong = clips[clips["keep"].fillna(False).astype(bool) == (clips["filter_reasons"].str.len() > 0)]
+    decided = clips[clips["keep"].notna()]
+    wrong = decided[decided["keep"].astype(bool) == (decided["filter_reasons"].str.len() > 0)]
     yield from (f"clips: {clip} is kept although a rule failed, or the reverse" for clip in wrong["clip_id"])
 
 
@@ -78,6 +82,15 @@ def _reference_problems(
 
 def _dangling(table: str, what: str, named: Iterable[str], there: set[str]) -> Iterator[str]:
     yield from (f"{table}: a row names {what} {name}, which is not there" for name in sorted(set(named) - there))
+
+
+def _index_problems(dataset: Dataset, clips: pd.DataFrame) -> Iterator[str]:
+    """What an export in place has written names files that are there."""
+    data = dataset.store.read(MEDIA_INDEX)
+    if data is not None:
+        named = pd.read_parquet(io.BytesIO(data), columns=["file_name"])["file_name"]
+        there = set(clips["file_name"].dropna().str.removeprefix("media/"))
+        yield from (f"{MEDIA_INDEX}: names {name}, which is not there" for name in sorted(set(named) - there))
 
 
 def _file_problems(dataset: Dataset, table: str, rows: pd.DataFrame, count: str) -> Iterator[str]:

@@ -11,7 +11,9 @@ from typing import Literal
 from curation import profiles
 from curation.config import CurationConfig
 from curation.config_error import CurationError
-from curation.config_json import from_json, to_dict
+from curation.config_json import fingerprint, from_json, to_dict
+from curation.manifest import config_of
+from curation.store import Store
 from pipelines import cli
 
 
@@ -23,8 +25,9 @@ class Curate:
     """Dataset: a folder (new, empty, or one made by this command before) that all nodes share, or a URI (s3://…)."""
     input: str | None = None
     """Folder (searched below), glob in quotes, list file with a path or URI per line, or one video; paths or URIs."""
-    profile: str = "demo"
-    """demo (small shipped models), svd (Stable Video Diffusion's recipe), or a JSON file like DATASET/config.json."""
+    profile: str | None = None
+    """demo (small shipped models), svd (Stable Video Diffusion's recipe), or a JSON file like DATASET/config.json.
+    Default: what the dataset in --output was made with last, and for a new one demo."""
     materialize: Literal["none", "copy", "encode", "auto"] | None = None
     """Files of single kept clips: none, stream copies, H.264 at training size, or copies where at most 5 % is lost and
     H.264 otherwise. Default: what the profile says (none)."""
@@ -50,6 +53,10 @@ class Curate:
 
 def main(config: Curate) -> None:
     """Curate, reselect or verify, and print a summary."""
+    if config.verify and config.reselect:
+        raise CurationError("--verify changes nothing, --reselect does: give one of them")
+    if config.reselect and config.input is not None:
+        raise CurationError("--reselect measures nothing: leave out --input, or leave out --reselect")
     if config.verify:
         return _verify(config.output)
     from curation import job
@@ -67,12 +74,21 @@ def main(config: Curate) -> None:
 
 def stages(config: Curate) -> CurationConfig:
     """The profile with what the command line changes of it."""
-    profile = load_profile(config.profile)
+    profile = load_profile(config.profile) if config.profile else _last_profile(config.output)
     if config.materialize is not None:
         profile = replace(profile, clip_files=replace(profile.clip_files, materialize=config.materialize))
     merge = profile.merge
     url, model = config.llm_url or merge.llm_url, config.llm_model or merge.llm_model
     return replace(profile, merge=replace(merge, llm_url=url, llm_model=model))
+
+
+def _last_profile(output: str) -> CurationConfig:
+    """The config of the dataset that is there; a named profile of the same values finds its models in this checkout."""
+    stored = config_of(Store.at(output))
+    if stored is None:
+        return profiles.demo()
+    named = profiles.PROFILES.get(stored.profile)
+    return named() if named and fingerprint(named()) == fingerprint(stored) else stored
 
 
 def load_profile(name: str) -> CurationConfig:

@@ -10,8 +10,8 @@ from pipelines import cli
 
 @dataclass(frozen=True, kw_only=True)
 class Explore:
-    dataset: Path
-    """Dataset folder written by pipelines.curate."""
+    dataset: str
+    """Dataset written by pipelines.curate: a folder or a URI."""
     output: Path
     """The HTML file to write; it needs no other file."""
     runs: tuple[Path, ...] = ()

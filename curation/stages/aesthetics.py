@@ -45,13 +45,17 @@ class AestheticHead:
         _check_scale(config, [len(state[key]) for key in layers], len(weight))
         return cls(weight, bias)
 
-    def score(self, embeddings: np.ndarray) -> np.ndarray:
-        """(n d) float32 unit vectors → (n,) float32 scores."""
-        if embeddings.shape[-1] != self.weight.shape[0]:
+    def check_width(self, width: int) -> None:
+        """Raise AestheticHeadError unless the head is for embeddings of this width."""
+        if width != self.weight.shape[0]:
             raise AestheticHeadError(
                 f"the aesthetic head takes embeddings of width {self.weight.shape[0]}, the CLIP model gives "
-                f"{embeddings.shape[-1]}: choose the head made for this model (aesthetics.head)"
+                f"{width}: choose the head made for this model (aesthetics.head)"
             )
+
+    def score(self, embeddings: np.ndarray) -> np.ndarray:
+        """(n d) float32 unit vectors → (n,) float32 scores."""
+        self.check_width(embeddings.shape[-1])
         return (embeddings.astype(np.float64) @ self.weight + self.bias).astype(np.float32)
 
 

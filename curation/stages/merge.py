@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from curation.config_error import CurationError
-from curation.model_config import MergeConfig
+from curation.model_config import ChoiceConfig, MergeConfig
 
 INSTRUCTION = (
     "You are given two captions of one video clip: the first describes a single frame, the second the whole clip. "
@@ -42,11 +42,16 @@ def _words(text: str) -> list[str]:
     return re.findall(r"[\w'-]+", text.lower())
 
 
-def choose(caption_coca: str | None, caption_video: str | None, caption_llm: str | None, config: MergeConfig) -> str:
-    """The caption that becomes `caption`: `config.chosen`, or where that is missing the first of llm, video, coca."""
+def choose(
+    caption_coca: str | None, caption_video: str | None, caption_llm: str | None, config: ChoiceConfig
+) -> str | None:
+    """The caption that becomes `caption`: `config.chosen`, or where that is missing or empty the first of llm, video,
+    coca that says something; empty where all that were made are, null where none was made.
+    """
     captions = {"coca": caption_coca, "video": caption_video, "llm": caption_llm}
     order = [config.chosen, "llm", "video", "coca"]
-    return next((text for text in (captions[name] for name in order) if text), "")
+    made = [text for text in (captions[name] for name in order) if text is not None]
+    return next((text for text in made if text), "" if made else None)
 
 
 def sample_caption(captions: Mapping[str, object], generator: np.random.Generator, p: Sequence[float] = SHARES) -> str:

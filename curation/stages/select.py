@@ -137,6 +137,18 @@ def explain(clips: pd.DataFrame, config: SelectConfig) -> pd.DataFrame:
     )
 
 
+def check_reasons(reasons: Iterable[str], clips: pa.Schema) -> None:
+    """Raise CurationError for the first name that no clip can ever have among its reasons."""
+    possible = {DUPLICATE, "undecodable"}
+    possible |= {f"{side}_{column.name}" for column in clips for side in ("no", "low", "high")}
+    for reason in reasons:
+        if reason not in possible:
+            raise CurationError(
+                f"break_reasons: no clip has the reason {reason!r}: use {DUPLICATE}, undecodable, or a column of "
+                "clips after no_, low_ or high_, as in low_motion_score"
+            )
+
+
 def axis_failures(clips: pd.DataFrame, rule: AxisRule) -> dict[str, np.ndarray]:
     """Which clips fail `rule`, by reason: no_AXIS, low_AXIS, high_AXIS, each (n,) bool."""
     scores = scores_of(clips, rule.axis)

@@ -26,6 +26,10 @@ FindBoxes = Callable[[np.ndarray], list[Boxes]]
 """(n h w 3) uint8 RGB, n images of one size → the boxes of each."""
 
 
+class TextError(CurationError):
+    """The detector cannot work on these pictures."""
+
+
 class TextDetector:
     """Measures text area on images; the model is loaded once, here.
 
@@ -42,9 +46,21 @@ class TextDetector:
         areas = [0.0] * len(images)
         for places, canvases in self._batches(images):
             height, width = canvases.shape[1:3]
-            for place, boxes in zip(places, self._find(canvases), strict=True):
+            for place, boxes in zip(places, self._boxes(canvases), strict=True):
                 areas[place] = union_area_frac(boxes, height, width)
         return areas
+
+    def _boxes(self, canvases: np.ndarray) -> list[Boxes]:
+        """The boxes of n images of one size; what the libraries raise is the error of these images."""
+        from onnxruntime.capi import onnxruntime_pybind11_state as onnx
+
+        try:
+            return self._find(canvases)
+        except (cv2.error, onnx.Fail, onnx.InvalidArgument, onnx.RuntimeException) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise TextError(
+                f"text cannot be looked for in pictures of shape {canvases.shape[1:]} ({reason})"
+            ) from error
 
     def _batches(self, images: Sequence[np.ndarray]) -> list[tuple[list[int], np.ndarray]]:
         """Images large enough for text, on their canvas, by size: their places and (n h w 3), n ≤ `batch_size`."""

@@ -5,13 +5,18 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from curation import profiles
 from curation.config import AxisRule, CurationConfig, RunConfig, SelectConfig
 from curation.config_json import to_json
-from curation.model_config import EmbedConfig
+from curation.manifest import Manifest
+from curation.model_config import AestheticsConfig, EmbedConfig
+from curation.store import Store
 from pipelines import cli
-from pipelines.curate import Curate, load_profile, main
+from pipelines.curate import Curate, load_profile, main, stages, whole_config
 
 
 @pytest.fixture
@@ -128,9 +133,59 @@ def test_rules_on_what_is_no_score_are_refused_before_measuring(
 
 def test_dry_run_prints_and_does_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path, footage: Path) -> None:
     words = ["--input", str(footage), "--output", str(tmp_path / "out"), "--dry-run"]
-    assert cli.run(main, Curate, words) == 0
-    assert json.loads(capsys.readouterr().out)["profile"] == "demo"
+    assert cli.run(main, Curate, words, whole=whole_config) == 0
+    assert json.loads(capsys.readouterr().out)["stages"]["profile"] == "demo"
     assert not (tmp_path / "out").exists()
+
+
+def test_without_profile_a_dataset_goes_on_with_its_own(
+    random_config: CurationConfig, tmp_path: Path, footage: Path
+) -> None:
+    """Thresholds of one's own are not lost by leaving out --profile; the shipped profile is found where it is now."""
+    for config in (dataclasses.replace(random_config, profile="mine"), profiles.demo()):
+        out = tmp_path / config.profile
+        Manifest.open(Store.at(out), config, str(footage), 1)
+        assert stages(Curate(output=str(out))) == config
+    encoded = stages(Curate(output=str(tmp_path / "mine"), materialize="encode"))
+    assert encoded.clip_files.materialize == "encode"
+    assert encoded.profile == "mine"
+
+
+def test_a_refused_command_leaves_a_dataset_as_it_was(
+    capsys: pytest.CaptureFixture[str], random_config: CurationConfig, tmp_path: Path, footage: Path
+) -> None:
+    """Checks of models come before the config of the dataset changes: --reselect must not believe what was refused."""
+    out, other = tmp_path / "out", tmp_path / "other.json"
+    Manifest.open(Store.at(out), random_config, str(footage), 1)
+    before = {path: path.read_bytes() for path in out.rglob("*.json")}
+    narrow = tmp_path / "narrow.safetensors"
+    save_file({"weight": np.ones((1, 64), np.float32), "bias": np.zeros(1, np.float32)}, narrow)
+    merge = dataclasses.replace(random_config.merge, llm_url="http://127.0.0.1:9/v1", llm_model="m", llm_max_retries=0)
+    text = dataclasses.replace(random_config.text, detector="easyocr", weights_dir=tmp_path)
+    for wrong, says in (
+        ({"text": text}, "craft_mlt_25k.pth"),
+        ({"aesthetics": AestheticsConfig(head=narrow)}, "width 64"),
+        ({"merge": merge}, "127.0.0.1:9"),
+    ):
+        other.write_text(to_json(dataclasses.replace(random_config, **wrong)))
+        assert says in refused(capsys, "--input", str(footage), "--output", str(out), "--profile", str(other))
+        after = {path: path.read_bytes() for path in out.rglob("*.json") if path.name != "inputs.json"}
+        assert after == before
+
+
+def test_flags_that_contradict_each_other(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = ["--output", str(tmp_path / "out")]
+    assert "leave out --input" in refused(capsys, *out, "--reselect", "--input", "x")
+    assert "give one of them" in refused(capsys, *out, "--reselect", "--verify")
+
+
+def test_break_reasons_that_nothing_has(
+    capsys: pytest.CaptureFixture[str], random_config: CurationConfig, tmp_path: Path, footage: Path
+) -> None:
+    wrong = dataclasses.replace(random_config, runs=RunConfig(break_reasons=("nonsense",)))
+    (tmp_path / "p.json").write_text(to_json(wrong))
+    words = ["--input", str(footage), "--output", str(tmp_path / "out"), "--profile", str(tmp_path / "p.json")]
+    assert "'nonsense'" in refused(capsys, *words)
 
 
 def test_profile_from_a_file_is_the_profile(random_config: CurationConfig, profile: Path) -> None:

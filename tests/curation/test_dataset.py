@@ -12,7 +12,7 @@ from curation import job
 from curation.config import AxisRule, CurationConfig, SelectConfig
 from curation.config_error import CurationError
 from curation.dataset import Dataset, open_dataset
-from curation.finish import finish, remove_unreferenced
+from curation.finish import finish, lacks_files, remove_unreferenced
 from curation.manifest import Manifest, OutputError
 from curation.media import make, run_media
 from curation.plan import plan_work
@@ -131,6 +131,52 @@ def test_prune_removes_only_what_no_row_names(dataset: Dataset) -> None:
     assert told == ["pruned 1 files"]
     assert not stray.exists()
     assert verify(dataset.path) == []
+
+
+def test_prune_stops_where_files_could_not_be_made(
+    dataset: Dataset, footage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sources that are away for a while must not cost the files that were made of them."""
+    in_process = lambda plans, manifest: ((plan, *make(plan, manifest.store, manifest.config)) for plan in plans)  # noqa: E731
+    monkeypatch.setattr("curation.pipeline.make_media", in_process)
+    manifest = Manifest.existing(dataset.store)
+    before = {name: manifest.store.read(manifest.part(name, 0)) for name in ("errors", "runs", "clips", "videos")}
+    hidden = footage.with_name("hidden")
+    config = dataclasses.replace(manifest.config, runs=dataclasses.replace(manifest.config.runs, crf=20))
+    changed = dataclasses.replace(manifest, config=config)
+    footage.rename(hidden)
+    try:
+        finish(changed, contextlib.nullcontext, tell=print)
+        with pytest.raises(CurationError, match="nothing is pruned"):
+            remove_unreferenced(changed, tell=print)
+        assert len(list((dataset.path / "media" / "runs").iterdir())) == 2
+    finally:
+        hidden.rename(footage)
+        for name, content in before.items():
+            manifest.store.write(manifest.part(name, 0), content or b"")
+
+
+def test_a_finish_that_was_cut_off_is_not_finished(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = Manifest.existing(dataset.store)
+    finish(manifest, contextlib.nullcontext, tell=print)
+    assert manifest.is_finished()
+    monkeypatch.setattr("curation.finish._replace_clips", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        finish(manifest, contextlib.nullcontext, tell=print)
+    assert not manifest.is_finished()
+    monkeypatch.undo()
+    finish(manifest, contextlib.nullcontext, tell=print)
+    assert manifest.is_finished()
+
+
+def test_a_file_that_is_gone_is_noticed(dataset: Dataset) -> None:
+    manifest = Manifest.existing(dataset.store)
+    assert not lacks_files(manifest)
+    run = Path(dataset.frames_of(dataset.runs["run_id"].iloc[0]))
+    content = run.read_bytes()
+    run.unlink()
+    assert lacks_files(manifest)
+    run.write_bytes(content)
 
 
 def test_finishing_again_makes_the_same_tables(dataset: Dataset) -> None:

@@ -36,6 +36,21 @@ def test_a_lease_nobody_renews_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPa
                 pass
 
 
+def test_a_holder_that_lost_its_lease_stops_and_leaves_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "SETTLE_S", 0.01)
+    monkeypatch.setattr(lock, "LEASE_S", 0.2)
+    store = Store.at(f"memory:/{tmp_path}")
+    with lock.only_writer(store) as still_ours:
+        still_ours()
+        store.write(LOCK, json.dumps({"holder": "another", "until": time.time() + 50}).encode())
+        time.sleep(0.3)
+        with pytest.raises(OutputError, match="another process"):
+            still_ours()
+    assert json.loads(store.read(LOCK) or b"")["holder"] == "another"
+
+
 def test_the_holder_renews_its_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "SETTLE_S", 0.01)
     monkeypatch.setattr(lock, "LEASE_S", 0.2)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from curation.config import CurationConfig
+from curation.config_json import to_json
 from curation.decode_config import MotionConfig
 from curation.manifest import Manifest, OutputError, check_output
 from curation.records import Records, video_id_of
@@ -145,8 +146,55 @@ def test_other_inputs_widths_and_folders_are_refused_untouched(
 
 def test_another_config_takes_over(manifest: Manifest, random_config: CurationConfig, tmp_path: Path) -> None:
     other = dataclasses.replace(random_config, motion=MotionConfig(sample_fps=4.0))
-    assert Manifest.open(manifest.store, other, str(tmp_path), 1).measured != manifest.measured
+    before = snapshot(manifest.store.root)
+    opened = Manifest.open(manifest.store, other, str(tmp_path), 1)
+    assert opened.measured != manifest.measured
+    assert snapshot(manifest.store.root) == before, "until everything about it has been checked"
+    opened.adopt()
     assert Manifest.existing(manifest.store).config == other
+    assert (tmp_path / "out" / "config.json").read_text() == to_json(other) + "\n"
+
+
+def test_a_lost_part_is_published_again(manifest: Manifest, random_config: CurationConfig, tmp_path: Path) -> None:
+    shard = manifest.records.write(record("/v/a.mp4", "a" * 64), "m")
+    manifest.publish(shard, manifest.records.by_shard()[shard])
+    manifest.mark_finished()
+    manifest.store.delete(manifest.part("clips", shard))
+    again = Manifest.open(manifest.store, random_config, str(tmp_path), 1)
+    assert not again.is_finished()
+    again.publish(shard, again.records.by_shard()[shard])
+    assert len(frame(manifest, "clips")) == 1
+
+
+def test_bytes_that_cannot_be_read_now_stay_known(manifest: Manifest) -> None:
+    source = Source("/v/a.mp4", 10, 1)
+    manifest.remember_hashes([source], {source.uri: "a" * 64})
+    manifest.records.write(record(source.uri, "a" * 64), "m")
+    away = Source("/v/a.mp4", None, None)
+    assert manifest.remember_hashes([away], {source.uri: None}) == [source.uri]
+    assert [file.status for file in manifest.records.files().values()] == ["ok"]
+    assert manifest.known_hashes([source]) == {source.uri: "a" * 64}
+
+
+def test_a_renamed_file_takes_its_record_along(manifest: Manifest) -> None:
+    old, new = "/v/a.mp4", "/v/z.mp4"
+    manifest.records.write(record(old, "a" * 64, 2), "m")
+    manifest.records.take_over({new: "a" * 64})
+    found = {file.status: manifest.records.read(file) for file in manifest.records.files().values()}
+    assert found["ok"].video["source_uri"] == new
+    assert [clip["source_uri"] for clip in found["ok"].clips] == [new, new]
+    assert found["superseded"].video["source_uri"] == old
+    assert found["superseded"].clips == []
+    before = dict(manifest.records.files())
+    manifest.records.take_over({new: "a" * 64})
+    assert manifest.records.files() == before
+
+
+def test_what_file_systems_leave_behind_is_no_record(manifest: Manifest) -> None:
+    manifest.records.write(record("/v/a.mp4", "a" * 64), "m")
+    for name in (".nfs0001", ".DS_Store", "_1_x.json", f"{'b' * 16}-{'c' * 8}.ok.m.12345678.json"):
+        manifest.store.write(f"manifest/videos/00000/{name}", b"")
+    assert len(Records(manifest.store, manifest.num_shards).files()) == 1
 
 
 def test_finished_depends_on_records_and_config(manifest: Manifest) -> None:

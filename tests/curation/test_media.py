@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from curation.config import ClipFileConfig, CurationConfig, RunConfig
+from curation.isolation import WorkerDiedError
 from curation.manifest import Manifest
 from curation.media import MediaPlan, clip_media, made, make, run_media, unreferenced, write_here
 from curation.runs import plan_runs
@@ -44,6 +45,34 @@ def test_made_once_and_found_again(footage: Path, tmp_path: Path, kind: str) -> 
     assert made([dataclasses.replace(plan, made_from="another time")], store) == {}
     store.delete(facts["file_name"])
     assert made([plan], store) == {}
+
+
+def test_a_note_never_vouches_for_another_file(footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill between a file and its note leaves none that speaks for what was there before."""
+    store, row = Store.at(tmp_path), clips_of(footage)[0]
+    other = dataclasses.replace(CONFIG, runs=RunConfig(train_fps=8.0, crf=30))
+    make(clip_media(row, CONFIG), store, CONFIG)
+    monkeypatch.setattr("curation.media._written", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        make(clip_media(row, other), store, other)
+    assert made([clip_media(row, CONFIG)], store) == {}
+
+
+def test_a_decoder_that_dies_is_tried_again(footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    class Dying:
+        def call(self, plan: MediaPlan, store: Store, config: CurationConfig) -> dict[str, Any]:
+            calls.append(plan.id)
+            if len(calls) < 3:
+                raise WorkerDiedError("killed")
+            return write_here(plan, store, config)
+
+    monkeypatch.setattr("curation.media._writer", lambda *limits: Dying())
+    facts, error = make(run_of(footage), Store.at(tmp_path), CONFIG)
+    assert error is None
+    assert facts["num_frames"] == 48
+    assert len(calls) == 3
 
 
 def test_what_decides_a_file_changes_its_plan(footage: Path) -> None:

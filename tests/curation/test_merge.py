@@ -11,7 +11,7 @@ import pytest
 
 from curation import config_json
 from curation.config_error import CurationError
-from curation.model_config import MergeConfig
+from curation.model_config import ChoiceConfig, MergeConfig
 from curation.stages.merge import MergeError, Merger, check_endpoint, choose, merge, sample_caption
 
 Reply = tuple[int, dict[str, str], str]
@@ -238,10 +238,11 @@ def test_the_template(image: str, video: str, merged: str) -> None:
 
 
 def test_choose_takes_the_chosen_or_what_there_is() -> None:
-    assert [choose("c", "v", "l", MergeConfig(chosen=name)) for name in ("coca", "video", "llm")] == ["c", "v", "l"]
-    assert choose("c", None, "", MergeConfig(chosen="llm")) == "c"
-    assert choose("c", "v", None, MergeConfig(chosen="llm")) == "v"
-    assert choose(None, None, None, MergeConfig()) == ""
+    assert [choose("c", "v", "l", ChoiceConfig(chosen=name)) for name in ("coca", "video", "llm")] == ["c", "v", "l"]
+    assert choose("c", None, "", ChoiceConfig(chosen="llm")) == "c"
+    assert choose("c", "v", None, ChoiceConfig(chosen="llm")) == "v"
+    assert choose(None, None, None, ChoiceConfig()) is None
+    assert choose("", None, "", ChoiceConfig()) == ""
 
 
 def test_sampling_has_the_paper_s_shares() -> None:

@@ -11,7 +11,7 @@ import pytest
 from curation.config import CurationConfig
 from curation.endings import collect
 from curation.manifest import Manifest, rows_to_table
-from curation.model_config import MergeConfig
+from curation.model_config import ChoiceConfig
 from curation.operators import (
     CaptionStage,
     EmbedStage,
@@ -46,7 +46,7 @@ def measured(table: pa.Table, config: CurationConfig) -> VideoRecord:
     """The record after all operators."""
     for stage in (TextStage(config, DIM), CaptionStage(config, DIM)):
         table = stage(table)
-    table = EmbedStage(config, DIM)(merge_captions(table, config.merge, DIM))
+    table = EmbedStage(config, DIM)(merge_captions(table, config, DIM))
     (record,) = collect(without_pictures(table).to_pylist(), DIM, fingerprints(config))
     return record
 
@@ -77,7 +77,7 @@ def test_video_to_record(footage: Path, manifest: Manifest) -> None:
     json.dumps(dataclasses.asdict(record))
 
 
-@pytest.mark.parametrize("stage", ["motion", "text", "caption", "merge", "embed", "aesthetics"])
+@pytest.mark.parametrize("stage", ["motion", "text", "caption", "merge", "choice", "embed", "aesthetics"])
 def test_a_stage_run_again_gives_what_it_gave(footage: Path, manifest: Manifest, stage: str) -> None:
     """Reading the stored times again, or the stored embeddings, leads to the very same row as decoding did."""
     first = measured(analysed(footage / "a.mp4", manifest), manifest.config)
@@ -86,7 +86,7 @@ def test_a_stage_run_again_gives_what_it_gave(footage: Path, manifest: Manifest,
     table = analysed(footage / "a.mp4", manifest, file.name, (stage,))
     rows = [row for row in table.to_pylist() if row["clip_id"]]
     assert all(row[column] is None for row in rows for column in GRAPH[stage].columns if stage != "motion")
-    assert all((row["frames"] is None) == (stage in ("merge", "aesthetics")) for row in rows)
+    assert all((row["frames"] is None) == (stage in ("merge", "choice", "aesthetics")) for row in rows)
     assert measured(table, manifest.config).clips == first.clips
 
 
@@ -101,7 +101,7 @@ def test_pictures_that_cannot_be_read_again_are_errors_and_other_scores_stay(
     item = {"uri": "/gone.mp4", "sha256": "a" * 64, "record": file.name, "stale": ["text"]}
     table = pa.concat_tables(analyse(pa.Table.from_pylist([item]), manifest.config, DIM, manifest.store))
     record = measured(table, manifest.config)
-    assert [error["stage"] for error in record.errors] == ["decode", "decode"]
+    assert [error["stage"] for error in record.errors] == ["text", "text"]
     assert [clip["ocr_area_ratio"] for clip in record.clips] == [None, None]
     assert [clip["caption"] for clip in record.clips] == [clip["caption"] for clip in first.clips]
 
@@ -118,10 +118,10 @@ def test_a_merger_that_fails_leaves_the_other_captions(monkeypatch: pytest.Monke
     monkeypatch.setattr(merge.Merger, "merge", down)
     rows = clip_rows(2).to_pylist()
     for row, image, video in zip(rows[1:], ("a", "c"), ("b", "d"), strict=True):
-        row |= {"caption_coca": image, "caption_video": video, "stale": ["merge"]}
-    (record,) = collect(
-        merge_captions(rows_to_table(rows, row_schema(DIM)), MergeConfig(chosen="llm"), DIM).to_pylist(), DIM, {}
-    )
+        row |= {"caption_coca": image, "caption_video": video, "stale": ["merge", "choice"]}
+    config = dataclasses.replace(CurationConfig(), choice=ChoiceConfig(chosen="llm"))
+    table = merge_captions(rows_to_table(rows, row_schema(DIM)), config, DIM)
+    (record,) = collect(table.to_pylist(), DIM, {})
     assert [(clip["caption_llm"], clip["caption"]) for clip in record.clips] == [(None, "b"), ("c and d", "c and d")]
     assert [error["error_message"] for error in record.errors] == ["the endpoint is down"]
 

@@ -84,4 +84,7 @@ def test_failures_are_tried_again_only_when_asked(manifest: Manifest) -> None:
     hashes = {"/v/a.mp4": A, "/v/b.mp4": B, "/v/gone.mp4": None}
     assert plan_work(sources("a", "b", "gone"), hashes, manifest) == Work([], [])
     work = plan_work(sources("a", "b", "gone"), hashes, manifest, retry_failed=True)
-    assert {Path(todo.uri).stem: todo.stale for todo in work.measure} == {"a": tuple(GRAPH), "b": ("caption",)}
+    assert {Path(todo.uri).stem: todo.stale for todo in work.measure} == {
+        "a": tuple(GRAPH),
+        "b": ("caption", "merge", "choice", "similarity"),
+    }

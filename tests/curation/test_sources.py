@@ -37,6 +37,28 @@ def test_list_file_keeps_missing_entries(tree: Path) -> None:
     assert found == {"b.MP4": 1, "a.mkv": 1, "gone.mp4": None}
 
 
+def test_no_line_of_a_list_is_lost(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever cannot be looked up becomes a row that says so; a byte order mark is no part of a name."""
+    lines = ["b.MP4", "film.gif", "noext", "nosuch://x/film.mp4?sig=1", "bad\0name.mp4", "x" * 300 + ".mp4"]
+    (tree / "list.txt").write_text("\ufeff" + "\r\n".join(lines))
+    found = {Path(source.uri).name: source.size_bytes for source in list_sources(str(tree / "list.txt"))}
+    assert found.pop("b.MP4") == 1
+    assert sorted(found) == sorted(Path(line).name for line in lines[1:])
+    assert set(found.values()) == {None}
+    monkeypatch.setattr("curation.sources.LONGEST_LIST_BYTES", 10)
+    with pytest.raises(InputError, match="longer than"):
+        list_sources(str(tree / "list.txt"))
+
+
+def test_a_name_that_is_not_utf_8_is_one_line(tree: Path) -> None:
+    import os
+
+    with open(os.fsencode(tree) + b"/bad\xff.mp4", "wb") as file:  # noqa: PTH123
+        file.write(b"x")
+    with pytest.raises(InputError, match=r"not UTF-8 .*bad\\xff"):
+        list_sources(str(tree))
+
+
 def test_relative_places_become_absolute(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tree)
     assert list_sources("deep")[0].uri == str(tree / "deep/er/a.mkv")

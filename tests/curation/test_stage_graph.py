@@ -11,7 +11,7 @@ from curation.schema import clips_schema
 from curation.stage_graph import GRAPH, fingerprints, measurement_fingerprint, stale_stages
 
 ALL = tuple(GRAPH)
-CAPTIONS = ("merge", "similarity")
+CAPTIONS = ("merge", "choice", "similarity")
 
 
 def changed(section: str, **values: Any) -> CurationConfig:
@@ -28,7 +28,9 @@ def changed(section: str, **values: Any) -> CurationConfig:
         ("text", {"canvas_px": 99}, ("text",)),
         ("caption", {"max_tokens": 9}, ("caption", *CAPTIONS)),
         ("video_caption", {"max_tokens": 9}, ("video_caption", *CAPTIONS)),
-        ("merge", {"chosen": "coca"}, CAPTIONS),
+        ("merge", {"llm_temperature": 0.5}, CAPTIONS),
+        ("merge", {"llm_concurrency": 2, "llm_timeout_s": 9.0}, ()),
+        ("choice", {"chosen": "coca"}, ("choice", "similarity")),
         ("embed", {"architecture": "ViT-B-32"}, ("embed", "aesthetics", "similarity")),
         ("decode", {"time_limit_s": 9.0, "max_attempts": 9}, ()),
         ("embed", {"batch_size": 9}, ()),

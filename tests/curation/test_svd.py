@@ -104,7 +104,7 @@ def test_all_stages_of_svd_run_on_models_in_the_real_files_formats(config: Curat
     images = Captioner(config.caption).captions([clip[1] for clip in footage], keys)
     videos = VideoCaptioner(config.video_caption).captions(footage, keys)
     merged = Merger(config.merge).merge(list(zip(images, videos, strict=True)))
-    chosen = [choose(*texts, config.merge) for texts in zip(images, videos, merged, strict=True)]
+    chosen = [choose(*texts, config.choice) for texts in zip(images, videos, merged, strict=True)]
     assert chosen == videos
     assert all(images)
     assert all(videos)
