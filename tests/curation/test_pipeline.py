@@ -112,7 +112,7 @@ def test_other_thresholds_measure_nothing_and_prune_what_is_no_longer_named(
 
 def test_measuring_settings_are_not_for_reselect(copy_of: Path, random_config: CurationConfig) -> None:
     other = dataclasses.replace(random_config, motion=dataclasses.replace(random_config.motion, sample_fps=4.0))
-    with pytest.raises(OutputError, match="another config"):
+    with pytest.raises(OutputError, match="other settings"):
         job.reselect(str(copy_of), other, job.Cluster())
 
 
