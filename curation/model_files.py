@@ -89,6 +89,12 @@ def check_model_files(config: CurationConfig, stages: Collection[str] | None = N
         )
 
 
+def model_bytes(config: CurationConfig, stages: Collection[str]) -> int:
+    """Size of the files that `stages` load, each counted once: about what they take in memory as float32."""
+    files = {file.path for stage in STAGES if stage in stages for file in _files_of(stage, config)}
+    return sum(path.stat().st_size for path in files if path.is_file())
+
+
 def _files_of(stage: str, config: CurationConfig) -> Iterator[ModelFile]:
     if stage == "text" and config.text.detector == "easyocr":
         folder = config.text.weights_dir or Path("models/easyocr")

@@ -31,7 +31,10 @@ from curation.stage_graph import DECODING, GRAPH, LOOKING
 from curation.store import Store
 from curation.video import VideoDecodeError
 
-CLIPS_PER_BLOCK = 16
+CLIPS_PER_BLOCK = 8
+"""Clips of one video that go through the models together: always the same ones, so that no row depends on who is early,
+and few enough that memory stays flat with the length of a video.
+"""
 STAGE_ERRORS = (CurationError, RuntimeError, ValueError, OSError, MemoryError)
 """What a model may raise over one clip: torch errors included, mistakes in the program (TypeError, KeyError …) not."""
 PICTURES = ("frames", "frames_shape", "grid", "grid_shape")
@@ -59,8 +62,10 @@ def analyse(batch: pa.Table, config: CurationConfig, dim: int, store: Store) -> 
         known = read_record(store, item["record"]) if item["record"] else None
         again = known is not None and not DECODING & set(item["stale"])
         rows = _reread(known, item, config) if known and again else _decoded(known, item, config)
-        while block := list(itertools.islice(rows, CLIPS_PER_BLOCK)):
+        video = [next(rows)]
+        while block := video + list(itertools.islice(rows, CLIPS_PER_BLOCK)):
             yield rows_to_table(block, row_schema(dim))
+            video = []
 
 
 def _decoded(known: VideoRecord | None, item: Row, config: CurationConfig) -> Iterator[Row]:
@@ -266,6 +271,28 @@ def _stored(row: Row, column: str) -> np.ndarray:
     return unit(np.asarray(row[column], np.float32))
 
 
+class WholeVideo:
+    """Everything from the URI to the finished rows in one process: nothing but rows crosses the object store."""
+
+    def __init__(self, config: CurationConfig, dim: int, store: Store, needed: Collection[str]) -> None:
+        self.config, self.dim, self.store = config, dim, store
+        self.stages: list[Callable[[pa.Table], pa.Table]] = []
+        if "text" in needed:
+            self.stages.append(TextStage(config, dim))
+        if captions := [stage for stage in ("caption", "video_caption") if stage in needed]:
+            self.stages.append(CaptionStage(config, dim, captions))
+        if {"merge", "choice"} & set(needed):
+            self.stages.append(functools.partial(merge_captions, config=config, dim=dim))
+        if {"embed", "aesthetics", "similarity"} & set(needed):
+            self.stages.append(EmbedStage(config, dim))
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        for block in analyse(batch, self.config, self.dim, self.store):
+            for stage in self.stages:
+                block = stage(block)
+            yield without_pictures(block)
+
+
 def without_pictures(batch: pa.Table) -> pa.Table:
     """Rows as the driver collects them."""
     return batch.drop_columns(list(PICTURES))
@@ -281,7 +308,9 @@ def add_columns(
     """Run `measure` on the clips whose `stage` is stale and that have the columns it `needs`."""
     rows = batch.to_pylist()
     stale = [row for row in rows if row["clip_id"] is not None and stage in (row["stale"] or ())]
-    _measure_guarded(stage, measure, [row for row in stale if all(row[column] is not None for column in needs)])
+    ready = [row for row in stale if all(row[column] is not None for column in needs)]
+    for _, together in itertools.groupby(ready, key=lambda row: (row["uri"], row["clip_index"] // CLIPS_PER_BLOCK)):
+        _measure_guarded(stage, measure, list(together))
     return rows_to_table(rows, row_schema(dim))
 
 

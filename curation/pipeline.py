@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import re
 import sys
@@ -19,7 +20,16 @@ from curation.endings import collect
 from curation.hashing import hash_or_none
 from curation.manifest import Manifest
 from curation.media import MediaPlan, make
-from curation.operators import CaptionStage, EmbedStage, TextStage, analyse, merge_captions, without_pictures
+from curation.model_files import model_bytes
+from curation.operators import (
+    CaptionStage,
+    EmbedStage,
+    TextStage,
+    WholeVideo,
+    analyse,
+    merge_captions,
+    without_pictures,
+)
 from curation.pipeline_input import Todo
 from curation.records import Row, VideoRecord
 from curation.stage_graph import DECODING
@@ -29,6 +39,9 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")  # one line per video is printed anyway
 import ray  # after the lines above: usage statistics stay off
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+WORKER_BYTES = 1 << 30
+"""Memory of a worker besides its models: libraries, a decoder, some pictures."""
 
 
 @dataclass(frozen=True)
@@ -146,12 +159,50 @@ def hash_sources(uris: Sequence[str]) -> Iterator[tuple[str, str | None]]:
 
 
 def measure(todo: Sequence[Todo], manifest: Manifest) -> Iterator[VideoRecord]:
-    """Decode, measure, caption and embed; records arrive in the order they finish. Stages nobody needs do not run."""
-    total = ray.cluster_resources()
-    part = share(total.get("CPU", 1.0), total.get("GPU", 0.0))
-    config, dim = manifest.config, manifest.embedding_dim
-    needed = needed_stages(todo)
+    """Decode, measure, caption and embed; records arrive in the order they finish. Stages nobody needs do not run.
+
+    With GPUs every stage is an operator of its own, so that few GPUs serve many decoding CPUs. Without, every CPU takes
+    whole videos from end to end: handing pictures from process to process would only cost.
+    """
     items = [{"uri": t.uri, "sha256": t.sha256, "record": t.record, "stale": list(t.stale)} for t in todo]
+    inputs = ray.data.from_items(items, override_num_blocks=len(items))
+    total = ray.cluster_resources()
+    cpus, gpus = total.get("CPU", 1.0), total.get("GPU", 0.0)
+    if has_gpus(gpus):
+        rows = _stage_by_stage(inputs, needed_stages(todo), manifest, share(cpus, gpus))
+    else:
+        rows = _video_by_video(inputs, needed_stages(todo), manifest, cpus, total.get("memory", math.inf))
+    yield from collect(rows.iter_rows(), manifest.embedding_dim, manifest.stages)
+
+
+def has_gpus(gpus: float) -> bool:
+    """Whether the models run on processors other than those that decode."""
+    return gpus > 0
+
+
+def _video_by_video(
+    inputs: ray.data.Dataset, needed: set[str], manifest: Manifest, cpus: float, memory: float
+) -> ray.data.Dataset:
+    """One operator: an actor per CPU with all models, as many as the memory holds."""
+    config = manifest.config
+    need = WORKER_BYTES + model_bytes(config, needed)
+    actors = max(1, min(int(cpus), int(min(memory / need, 1e6))))
+    return inputs.map_batches(
+        WholeVideo,
+        fn_constructor_args=(config, manifest.embedding_dim, manifest.store, sorted(needed)),
+        batch_size=1,  # one video per call, so that a lost worker costs one video
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        num_cpus=min(1.0, cpus),  # decoding and models take turns on one thread
+        memory=min(need, memory) if actors == 1 else need,
+    )
+
+
+def _stage_by_stage(
+    inputs: ray.data.Dataset, needed: set[str], manifest: Manifest, part: Resources
+) -> ray.data.Dataset:
+    """An operator per stage: decoding in tasks on CPUs, models in actors on their share of a GPU."""
+    config, dim = manifest.config, manifest.embedding_dim
     # A whole block (clips of one video, in order) is one batch: what a model sees does not depend on who is early.
     whole = {"batch_size": None, "batch_format": "pyarrow"}
     actors = {
@@ -159,7 +210,7 @@ def measure(todo: Sequence[Todo], manifest: Manifest) -> Iterator[VideoRecord]:
         "compute": ray.data.ActorPoolStrategy(min_size=1, max_size=part.most_actors),
         "num_cpus": part.model_cpus,
     }
-    rows = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+    rows = inputs.map_batches(
         # One video per task, so that a lost worker costs one video; CPU only; Ray decodes it again elsewhere.
         analyse,
         fn_args=(config, dim, manifest.store),
@@ -181,8 +232,7 @@ def measure(todo: Sequence[Todo], manifest: Manifest) -> Iterator[VideoRecord]:
         # Embeddings, aesthetic score, similarity to the captions.
         rows = rows.map_batches(EmbedStage, fn_constructor_args=(config, dim), num_gpus=part.gpus_embed, **actors)
     # The frames end here, before the driver.
-    rows = rows.map_batches(without_pictures, num_cpus=part.model_cpus, **whole)
-    yield from collect(rows.iter_rows(), dim, manifest.stages)
+    return rows.map_batches(without_pictures, num_cpus=part.model_cpus, **whole)
 
 
 def needed_stages(todo: Collection[Todo]) -> set[str]:

@@ -178,6 +178,19 @@ def test_a_budget_of_failures_ends_the_job_and_keeps_what_is_finished(
     assert verify(out) == []
 
 
+def test_stage_by_stage_gives_the_same_rows(
+    whole: tuple[Path, str],
+    footage: Path,
+    random_config: CurationConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a cluster with GPUs: every stage an operator of its own."""
+    monkeypatch.setattr("curation.pipeline.has_gpus", lambda gpus: True)
+    job.curate(str(footage), str(tmp_path / "stages"), random_config, job.Cluster())
+    assert_same_tables(tmp_path / "stages", whole[0])
+
+
 def test_rows_do_not_depend_on_the_number_of_workers(
     whole: tuple[Path, str], two_cpus: None, footage: Path, random_config: CurationConfig, tmp_path: Path
 ) -> None:
