@@ -78,6 +78,8 @@ def curate(place: str, root: str, config: CurationConfig, where: Cluster, manner
     """
     store = Store.at(root)
     sources = [source for source in list_sources(place) if not source.uri.startswith(f"{store.root}/")]
+    if not sources:
+        raise InputError(f"input {place} holds only files of the output {store}: give the footage with --input")
     _check_rules(config)
     if not check_output(store, config, place):
         _check_models(config, set(GRAPH))

@@ -173,6 +173,14 @@ def test_a_refused_command_leaves_a_dataset_as_it_was(
         assert after == before
 
 
+def test_a_dataset_is_no_footage_of_its_own(capsys: pytest.CaptureFixture[str], tmp_path: Path, footage: Path) -> None:
+    out = tmp_path / "out"
+    (out / "media" / "runs").mkdir(parents=True)
+    (out / "media" / "runs" / "a.mp4").write_bytes((footage / "a.mp4").read_bytes())
+    line = refused(capsys, "--input", str(tmp_path), "--output", str(out))
+    assert "only files of the output" in line
+
+
 def test_flags_that_contradict_each_other(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = ["--output", str(tmp_path / "out")]
     assert "leave out --input" in refused(capsys, *out, "--reselect", "--input", "x")

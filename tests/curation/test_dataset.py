@@ -5,6 +5,7 @@ import dataclasses
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,7 +15,7 @@ from curation.config_error import CurationError
 from curation.dataset import Dataset, open_dataset
 from curation.finish import finish, lacks_files, remove_unreferenced
 from curation.manifest import Manifest, OutputError
-from curation.media import make, run_media
+from curation.media import MEDIA_INDEX, make, run_media
 from curation.plan import plan_work
 from curation.runs import plan_runs
 from curation.sources import list_sources
@@ -167,6 +168,17 @@ def test_a_finish_that_was_cut_off_is_not_finished(dataset: Dataset, monkeypatch
     monkeypatch.undo()
     finish(manifest, contextlib.nullcontext, tell=print)
     assert manifest.is_finished()
+
+
+def test_an_index_in_place_never_outlives_its_files(dataset: Dataset) -> None:
+    manifest = Manifest.existing(dataset.store)
+    index = pa.table({"file_name": ["clips/gone.mp4"]})
+    with dataset.store.writing(MEDIA_INDEX) as path:
+        pq.write_table(index, path)
+    assert any("names clips/gone.mp4" in problem for problem in verify(dataset.path))
+    finish(manifest, contextlib.nullcontext, tell=print)
+    assert not dataset.store.exists(MEDIA_INDEX)
+    assert verify(dataset.path) == []
 
 
 def test_a_file_that_is_gone_is_noticed(dataset: Dataset) -> None:
