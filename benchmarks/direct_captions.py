@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pandas as pd
-from curation.reread import reread_pictures
 
 from curation.config import CurationConfig
 from curation.dataset import open_dataset
+from curation.reread import reread_pictures
 from curation.stages.caption import Captioner
 
 
