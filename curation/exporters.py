@@ -33,6 +33,7 @@ EXPORTED_FILES = {"videofolder": ("metadata.parquet", "clips/*"), "webdataset": 
 EMBEDDINGS = ("clip_embedding", "frame_embeddings")
 OPENSORA_COLUMNS = ("path", "text", "num_frames", "fps", "height", "width", "aes", "flow", "match")
 CLIP_LOGIT_SCALE = 100.0
+# --where is any expression of pandas, so what it raises is what any wrong expression can.
 _QUERY_ERRORS = (
     *(SyntaxError, NameError, ValueError, TypeError, AttributeError, NotImplementedError),
     *(LookupError, ArithmeticError, tokenize.TokenError),

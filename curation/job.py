@@ -197,13 +197,12 @@ def _work(
     manifest.adopt()
     for record in work.settle:
         manifest.records.write(record, manifest.measured)
-    if work.measure:
-        stack.enter_context(where.ray())
-        try:
+    try:
+        if work.measure:
+            stack.enter_context(where.ray())
             _measure(manifest, work, manners, still_ours)
-        finally:
-            _publish_all(manifest)
-    _publish_all(manifest)
+    finally:
+        _publish_all(manifest)  # what is finished can be read, also after a job that ends early
     finish(manifest, where.ray, tell=_say, still_ours=still_ours)
 
 

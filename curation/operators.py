@@ -14,6 +14,7 @@ import itertools
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +31,9 @@ from curation.schema import clips_schema
 from curation.stage_graph import DECODING, GRAPH, LOOKING
 from curation.store import Store
 from curation.video import VideoDecodeError
+
+if TYPE_CHECKING:
+    from curation.stages.merge import Merger
 
 CLIPS_PER_BLOCK = 8
 """Clips of one video that go through the models together: always the same ones, so that no row depends on who is early,
@@ -201,7 +205,7 @@ def merge_captions(batch: pa.Table, config: CurationConfig, dim: int) -> pa.Tabl
 
 
 @functools.lru_cache(maxsize=1)
-def _merger(config: MergeConfig):  # type: ignore[no-untyped-def]
+def _merger(config: MergeConfig) -> Merger:
     from curation.stages.merge import Merger
 
     return Merger(config)

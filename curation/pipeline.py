@@ -194,7 +194,7 @@ def _video_by_video(
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=actors),
         num_cpus=min(1.0, cpus),  # decoding and models take turns on one thread
-        memory=min(need, memory) if actors == 1 else need,
+        memory=min(need, memory),
     )
 
 

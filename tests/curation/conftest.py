@@ -1,6 +1,7 @@
 """Fixtures of the curation tests: models with random weights in the files the real ones have, and small videos."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from safetensors.numpy import save_file
 
 from curation import profiles
 from curation.config import CurationConfig
+from curation.dataset import Dataset, open_dataset
 from curation.model_config import AestheticsConfig, CaptionConfig, EmbedConfig
 from curation.video import write_video
 
@@ -59,3 +61,17 @@ def two_scenes(seed: int) -> list[np.ndarray]:
             frame[20:40, 2 * step : 2 * step + 14] = 255 - 200 * scene
             frames.append(frame)
     return frames
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a dataset with four kept clips, each with its file, of six."""
+    from tests.curation.exported import build_with_files
+
+    return build_with_files(tmp_path_factory.mktemp("exported"))
+
+
+@pytest.fixture
+def dataset(exported: Path, tmp_path: Path) -> Dataset:
+    """A copy of it to change; a test file with another dataset in mind has a fixture of that name of its own."""
+    return open_dataset(shutil.copytree(exported, tmp_path / "dataset"))

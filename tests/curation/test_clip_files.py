@@ -87,8 +87,10 @@ def test_sources_behind_a_uri(small: Callable[[str], str], tmp_path: Path) -> No
 def test_numbers_of_a_frame_are_taken(small: Callable[[str], str], tmp_path: Path) -> None:
     """Rows from pandas hold numpy's numbers; what comes back can be stored as JSON."""
     row = pd.DataFrame(rows_of(small("h264.mp4"), (10, 29))).iloc[1].to_dict()
-    for config in (COPY, ENCODE):
-        json.dumps(write_clip_file(row, tmp_path / "a", config, RUNS))
+    for config, num_frames in ((COPY, 17), (ENCODE, 19)):
+        facts = write_clip_file(row, tmp_path / "a", config, RUNS)
+        assert json.loads(json.dumps(facts)) == facts
+        assert facts["file_num_frames"] == num_frames
 
 
 def test_in_a_process_that_can_be_killed(small: Callable[[str], str], tmp_path: Path) -> None:

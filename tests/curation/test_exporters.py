@@ -4,7 +4,6 @@ import csv
 import errno
 import json
 import os
-import shutil
 import tarfile
 from collections import defaultdict
 from collections.abc import Callable
@@ -20,22 +19,11 @@ import pytest
 
 from curation import exporters
 from curation.config import CurationConfig
-from curation.dataset import Dataset, open_dataset
+from curation.dataset import Dataset
 from curation.exporters import ExportError, export_opensora, export_videofolder, export_webdataset
 from curation.store import Store, open_file
 from curation.video import decode, write_video
-from tests.curation.exported import build_with_files, change_clips, kept
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_with_files(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def dataset(made: Path, tmp_path: Path) -> Dataset:
-    """A dataset with four kept clips, each with its file, of six."""
-    return open_dataset(shutil.copytree(made, tmp_path / "dataset"))
+from tests.curation.exported import change_clips, kept
 
 
 def everything_below(folder: Path) -> dict[str, bytes]:

@@ -1,25 +1,13 @@
 """Which clips an export takes, and what it answers where there are none."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from curation import exporters
-from curation.dataset import Dataset, open_dataset
+from curation.dataset import Dataset
 from curation.exporters import ExportError, export_opensora, export_videofolder, export_webdataset
-from tests.curation.exported import build_with_files, change_clips, kept
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_with_files(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def dataset(made: Path, tmp_path: Path) -> Dataset:
-    """A dataset with four kept clips, each with its file, of six."""
-    return open_dataset(shutil.copytree(made, tmp_path / "dataset"))
+from tests.curation.exported import change_clips, kept
 
 
 def test_conditions_choose(dataset: Dataset) -> None:
