@@ -12,15 +12,18 @@ import torch
 from safetensors.torch import save_file
 
 from curation import config_json, openclip, profiles
+from curation.analyse import decode_pass
 from curation.config import CurationConfig
 from curation.model_config import CaptionConfig, EmbedConfig
 from curation.model_files import CRAFT_FILE, check_model_files, embedding_dim
+from curation.profiles import svd
 from curation.stages.aesthetics import AestheticHead
 from curation.stages.caption import Captioner
 from curation.stages.embed import FrameEmbedder, clip_embedding, similarity
 from curation.stages.merge import Merger, choose
 from curation.stages.text import TextDetector
 from curation.stages.video_caption import VideoCaptioner
+from curation.video import write_video
 from tests.curation import generated_craft, small_captioners
 
 VISION = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
@@ -141,11 +144,13 @@ def test_captioners_run_in_half_precision(
         assert all(captioner.captions([clip[1] for clip in footage], keys))
 
 
-def test_two_frames_and_clips_stay_under_two_megabytes(config: CurationConfig) -> None:
-    """Square frames are the largest there are; three key frames and the grid leave the decoder."""
-    decode = config.decode
-    largest = 3 * (3 * decode.key_frame_px**2 + decode.grid_frames * decode.grid_frame_px**2)
-    assert largest <= 2 << 20
+def test_pictures_of_a_large_square_film_stay_under_two_megabytes(tmp_path: Path) -> None:
+    """Square frames are the largest there are; three key frames and the captioner's leave the decoder, nothing else."""
+    write_video(tmp_path / "film.mp4", np.zeros((24, 640, 640, 3), np.uint8), fps=8.0)
+    analysis = decode_pass({"source_uri": str(tmp_path / "film.mp4"), "source_sha256": "0" * 64}, svd())
+    (clip,) = analysis.clips
+    assert clip.frames.shape == (3, 400, 400, 3)
+    assert clip.frames.nbytes + clip.grid.nbytes <= 2 << 20
 
 
 @pytest.mark.slow
