@@ -84,7 +84,7 @@ def mean_over(rows: list[dict[str, float]]) -> dict[str, float]:
 
 
 def main(config: EvaluateStories) -> None:
-    from nuwa.generate.pipeline import load_pipeline
+    from nuwa.generate.pipeline_folder import load_pipeline
 
     pipe = load_pipeline(config.model)
     stories = [draw_story(config.seed + i, config.frames, pipe.config.train_fps) for i in range(config.stories)]

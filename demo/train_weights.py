@@ -54,7 +54,7 @@ def ship(model: Path, output: Path) -> None:
     """Copy a pipeline folder in half precision, half the size."""
     import torch
 
-    from nuwa.generate.pipeline import load_pipeline, save_pipeline
+    from nuwa.generate.pipeline_folder import load_pipeline, save_pipeline
 
     save_pipeline(load_pipeline(model), output, dtype=torch.float16)
 

@@ -52,7 +52,8 @@ def main(config: Generate) -> None:
 
     story = load_story(config.story)
     from nuwa.generate.mp4 import check_size, write_mp4
-    from nuwa.generate.pipeline import load_pipeline, pick_device
+    from nuwa.generate.pipeline import pick_device
+    from nuwa.generate.pipeline_folder import load_pipeline
     from nuwa.generate.record import describe, is_done, write_record
     from nuwa.generate.windows import Sampling
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nuwa.generate.mp4 import write_mp4
-from nuwa.generate.pipeline import save_pipeline, weights_fingerprint
+from nuwa.generate.pipeline_folder import save_pipeline, weights_fingerprint
 from nuwa.hierarchy import NuwaError
 from pipelines import cli, generate
 from tests.nuwa import stack

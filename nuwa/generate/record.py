@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from nuwa.generate.pipeline import NuwaXLPipeline, weights_fingerprint
+from nuwa.generate.pipeline import NuwaXLPipeline
+from nuwa.generate.pipeline_folder import weights_fingerprint
 from nuwa.generate.story import spans
 from nuwa.generate.windows import Sampling, check_steps
 from nuwa.hierarchy import NuwaError, plan, strides

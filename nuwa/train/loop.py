@@ -12,13 +12,14 @@ from torch.utils.tensorboard import SummaryWriter
 
 from nuwa.data.runs import read_runs
 from nuwa.data.windows import Order, StepBatches, WindowSample
-from nuwa.generate.pipeline import load_pipeline, save_pipeline
+from nuwa.generate.pipeline_folder import load_pipeline, save_pipeline
 from nuwa.train.checkpoint import Checkpoint, load_newest, load_optimizer, optimizer_tensors, save_checkpoint
 from nuwa.train.components import build_pipeline
 from nuwa.train.config import TrainConfig, check_output, finished, resolve, write_config
 from nuwa.train.ema import Ema
+from nuwa.train.mtd_stage import MtdStage
 from nuwa.train.stages import ImageStage, ImageVaeStage, Losses, Stage
-from nuwa.train.video_stages import MtdStage, VaeStage
+from nuwa.train.vae_stage import VaeStage
 
 log = logging.getLogger(__name__)
 

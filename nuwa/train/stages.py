@@ -98,6 +98,12 @@ def frames_of(runs: Sequence[Run], config: TrainConfig) -> WindowDataset:
     return WindowDataset(runs, length=1, strides=(1,), hop=config.hop, cache_bytes=config.frame_cache_mb * 2**20)
 
 
+def windows_of(runs: Sequence[Run], config: TrainConfig, at_strides: Sequence[int]) -> WindowDataset:
+    """Windows of `config.length` frames at the given strides."""
+    cache_bytes = config.frame_cache_mb * 2**20
+    return WindowDataset(runs, length=config.length, strides=at_strides, hop=config.hop, cache_bytes=cache_bytes)
+
+
 class ImageVaeStage:
     """image-vae: an AutoencoderKL on single frames; measures `scaling_factor`."""
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nuwa.generate.pipeline import NuwaXLPipeline, load_pipeline, save_pipeline, weights_fingerprint
+from nuwa.generate.pipeline import NuwaXLPipeline
+from nuwa.generate.pipeline_folder import load_pipeline, save_pipeline, weights_fingerprint
 from nuwa.hierarchy import NuwaError
 from tests.nuwa import stack
 

@@ -10,14 +10,14 @@ from safetensors.torch import load_file
 
 from demo.coca import create_model, save_model
 from nuwa.data.runs import DataError, read_runs
-from nuwa.generate.pipeline import load_pipeline, save_pipeline
+from nuwa.generate.pipeline_folder import load_pipeline, save_pipeline
 from nuwa.hierarchy import NuwaError
 from nuwa.train import draws
 from nuwa.train.checkpoint import steps_in
 from nuwa.train.config import TrainConfig, TrainError, finished, resolve
 from nuwa.train.loop import Progress, lr_factor, train
+from nuwa.train.mtd_stage import MtdStage
 from nuwa.train.stages import ImageVaeStage
-from nuwa.train.video_stages import MtdStage
 from pipelines import cli
 from pipelines.train import Train, main
 from tests.nuwa.stack import build

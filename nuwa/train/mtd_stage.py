@@ -1,4 +1,4 @@
-"""The video stages: what is learned from windows of L frames."""
+"""mtd: the denoiser of windows learns from windows of L frames at every stride."""
 
 import copy
 from collections.abc import Sequence
@@ -7,42 +7,14 @@ import torch
 from einops import repeat
 
 from nuwa.data.runs import Run
-from nuwa.data.windows import WindowDataset, WindowSample
+from nuwa.data.windows import WindowSample
 from nuwa.generate.pipeline import NuwaXLPipeline
 from nuwa.hierarchy import strides
 from nuwa.models.mtd import MaskTemporalUNet
 from nuwa.train import draws as random_draws
 from nuwa.train.config import TrainConfig, TrainError
 from nuwa.train.memory import LatentMemory
-from nuwa.train.stages import Diffusion, Losses, autoencoder_losses, rebuilt, sample_posterior, video_of
-
-
-class VaeStage:
-    """vae: temporal layers and decoder of the T-KLVAE on windows at every stride (NUWA-XL Sec. 3.1).
-
-    Paper: which weights train is not stated; here: the spatial ones of the encoder proper stay, so that latents stay
-    close to those the image U-Net knows; its temporal ones and the 1×1 `quant_conv` behind it train.
-    """
-
-    def __init__(self, config: TrainConfig, pipe: NuwaXLPipeline, runs: Sequence[Run], device: torch.device) -> None:
-        self.config, self.pipe, self.device = config, pipe, device
-        self.data = windows_of(runs, config, strides(config.length, config.depth))
-        self.pattern = tuple(range(len(self.data.strides)))
-        self.module = pipe.vae.to(device).requires_grad_(True)
-        self.module.encoder.requires_grad_(False)
-        for weight in self.module.temporal_parameters():
-            weight.requires_grad_(True)
-
-    def losses(self, samples: Sequence[WindowSample], draws: range) -> Losses:
-        """L1, KL and PSNR of reconstructed windows."""
-        video = video_of(samples, self.device)
-        posterior = self.module.encode(video)
-        decoded = self.module.decode(sample_posterior(posterior, self.config.seed, draws))
-        return autoencoder_losses(decoded, video, posterior, self.config.kl_weight)
-
-    def pipeline(self) -> NuwaXLPipeline:
-        """The pipeline with this autoencoder."""
-        return rebuilt(self.pipe, self.config, vae=copy.deepcopy(self.module))
+from nuwa.train.stages import Diffusion, Losses, rebuilt, video_of, windows_of
 
 
 class MtdStage:
@@ -120,12 +92,6 @@ class MtdStage:
         if self.config.levels == "local":
             return rebuilt(self.pipe, self.config, denoiser_local=trained)
         return rebuilt(self.pipe, self.config, denoiser_global=trained, denoiser_local=trained)
-
-
-def windows_of(runs: Sequence[Run], config: TrainConfig, at_strides: Sequence[int]) -> WindowDataset:
-    """Windows of `config.length` frames at the given strides."""
-    cache_bytes = config.frame_cache_mb * 2**20
-    return WindowDataset(runs, length=config.length, strides=at_strides, hop=config.hop, cache_bytes=cache_bytes)
 
 
 def _levels(config: TrainConfig) -> list[int]:
