@@ -4,41 +4,73 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from nuwa.diffusion.guidance import guided
-from nuwa.generate.pipeline import NuwaXLPipeline
+from nuwa.generate.samplers import SamplerName, check_steps, new_sampler
 from nuwa.hierarchy import NuwaError, Window
+
+if TYPE_CHECKING:
+    from nuwa.generate.pipeline import NuwaXLPipeline
+
+PROMPTS_KEPT = 512
+"""Encoded prompts that a sampler keeps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How windows are sampled: all that fixes the result beside weights and prompts.
 
-    steps of the scheduler; guidance scale (1 = none); batch, local windows in flight; fps of the video, 1/s;
-    motion_score, mean optical flow in frame heights per second, None = not asked for.
+    steps: of the scheduler; one number for all levels, or one per level, global first
+    guidance, guidance_last: scale (1 = none); with a last one it grows linearly over the frames of every window
+        (Stable Video Diffusion)
+    sampler: `trained` is the pipeline's own scheduler
+    batch: local windows per denoiser call; fewer are padded to this
+    fps: of the video, 1/s; motion_score: mean optical flow in frame heights per second, None = not asked for
+    condition: `pixels`, the paper's encoding of the window with unknown frames zeroed before it is encoded, or
+        `latents`, the given frames' latents as they are and zeros elsewhere, which saves the encoder
     """
 
-    steps: int = 20
+    steps: int | tuple[int, ...] = 20
     guidance: float = 4.0
+    guidance_last: float | None = None
+    sampler: SamplerName = "trained"
     seed: int = 0
     batch: int = 4
     fps: float = 8.0
     motion_score: float | None = None
+    condition: Literal["pixels", "latents"] = "pixels"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "fps"):
+        steps = self.steps if isinstance(self.steps, tuple) else (self.steps,)
+        if not steps or not all(0 < number < math.inf for number in steps):
+            raise NuwaError(f"steps is {self.steps}; it must be a number above 0, or one such number per level")
+        for name in ("batch", "fps"):
             if not 0 < getattr(self, name) < math.inf:
                 raise NuwaError(f"{name} is {getattr(self, name)}; it must be a number above 0")
-        if not math.isfinite(self.guidance):
-            raise NuwaError(f"guidance is {self.guidance}; give a number (1 is none)")
+        for name in ("guidance", "guidance_last"):
+            scale = getattr(self, name)
+            if scale is not None and not math.isfinite(scale):
+                raise NuwaError(f"{name} is {scale}; give a number (1 is none)")
+
+    def steps_at(self, level: int) -> int:
+        """Sampler steps of windows at `level`. NuwaError when steps are given per level and this one is missing."""
+        if isinstance(self.steps, int):
+            return self.steps
+        if level >= len(self.steps):
+            raise NuwaError(
+                f"steps are given for {len(self.steps)} levels, {self.steps}, and level {level} has none; "
+                "give one number per level of the video, or a single one for all"
+            )
+        return self.steps[level]
 
 
 @dataclass(frozen=True)
 class FixedFrame:
-    """A frame that is made and never changes again.
+    """A frame that is made and never changes again; float32 on the CPU.
 
     latent: (c h w), scaled to unit variance
     pixels: (3 H W) in [−1, 1], decoded once by the window that made it
@@ -52,12 +84,24 @@ class FixedFrame:
 class WindowTask:
     """A window with what it starts from.
 
-    tokens: (l n d), the encoded prompt of each of its frames; given: position in the window → frame.
+    prompts: one per frame of the window; given: position in the window → frame, any positions.
     """
 
     window: Window
-    tokens: torch.Tensor
+    prompts: tuple[str, ...]
     given: Mapping[int, FixedFrame] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WindowResult:
+    """A sampled window; float32 on the CPU.
+
+    latents: (c l h w), scaled; those of given frames bitwise as they were given
+    pixels: (3 l H W) in [−1, 1], where they were asked for
+    """
+
+    latents: torch.Tensor
+    pixels: torch.Tensor | None
 
 
 def noise_generator(seed: int, purpose: str, level: int, index: int) -> torch.Generator:
@@ -74,56 +118,91 @@ def fill_batch(tasks: Sequence[WindowTask], batch: int) -> list[WindowTask]:
     return [*tasks, *[tasks[0]] * (batch - len(tasks))]
 
 
-@torch.no_grad()
-def sample_windows(pipe: NuwaXLPipeline, tasks: Sequence[WindowTask], sampling: Sampling) -> torch.Tensor:
-    """Reverse diffusion of windows whose levels share one denoiser: scaled latents (b c l h w).
+class WindowSampler:
+    """Samples windows of one pipeline with one `Sampling`; keeps the prompts it has encoded."""
 
-    Paper: how given frames are kept while sampling is not stated; here: before every step they are put back
-    at the step's noise level, and after the last one exactly, so the frames between grow towards them.
-    """
-    denoiser = pipe.denoiser_at(tasks[0].window.level)
-    tokens = torch.stack([task.tokens for task in tasks]).to(pipe.device)  # b l n d
-    condition, given, mask = conditioning(pipe, tasks)
-    noise, generators = _noise(tasks, sampling.seed, given.shape[1:], pipe.device)
-    stride = torch.tensor([task.window.stride for task in tasks], device=pipe.device)
-    time_ids = _time_ids(len(tasks), sampling, pipe.device)
-    predict = guided(denoiser, sampling.guidance, pipe.encode_prompts([""])[0])
-    scheduler = _fresh(pipe.scheduler, sampling.steps, pipe.device)
-    zt = noise * scheduler.init_noise_sigma
-    for step in scheduler.timesteps:
-        steps = step.expand(len(tasks))
-        zt = torch.where(mask > 0, scheduler.add_noise(given, noise, steps), zt)
-        scaled = scheduler.scale_model_input(zt, step)
-        eps_hat = predict(scaled, steps, tokens, condition, mask, stride, time_ids)
-        zt = scheduler.step(eps_hat, step, zt, generator=generators, return_dict=False)[0]
-    return torch.where(mask > 0, given, zt)
+    def __init__(self, pipe: "NuwaXLPipeline", sampling: Sampling) -> None:
+        self.pipe, self.sampling = pipe, sampling
+        # One prompt at a time: in a batch, its last bits would depend on the prompts beside it.
+        self._encode = lru_cache(PROMPTS_KEPT)(lambda prompt: pipe.encode_prompts([prompt])[0])
+        for steps in sampling.steps if isinstance(sampling.steps, tuple) else (sampling.steps,):
+            check_steps(pipe.scheduler, steps)
+
+    @torch.no_grad()
+    def sample(self, tasks: Sequence[WindowTask], pixels: bool) -> list[WindowResult]:
+        """Reverse diffusion of windows of one level, `batch` at once (the global one alone), each batch padded.
+
+        `pixels` asks for the decoded frames too. A result depends on nothing but its own task, `Sampling` and weights.
+        """
+        size = self.sampling.batch if tasks[0].window.level else 1
+        batches = [tasks[start : start + size] for start in range(0, len(tasks), size)]
+        return [result for batch in batches for result in self._batch(batch, size, pixels)]
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Scaled latents (b c l h w) to video (b 3 l H W) in [−1, 1]."""
+        vae = self.pipe.vae
+        return vae.decode(latents.to(self.pipe.device) / vae.config.scaling_factor).clamp(-1.0, 1.0)
+
+    def tokens(self, tasks: Sequence[WindowTask]) -> torch.Tensor:
+        """Encoded prompts (b l n d)."""
+        if isinstance(tasks[0].prompts, torch.Tensor):  # until long_video.py hands over text
+            return torch.stack([task.prompts for task in tasks])
+        return torch.stack([torch.stack([self._encode(prompt) for prompt in task.prompts]) for task in tasks])
+
+    def _batch(self, tasks: Sequence[WindowTask], size: int, pixels: bool) -> list[WindowResult]:
+        latents = self._denoise(fill_batch(tasks, size))  # b c l h w
+        videos = self.decode(latents).float().cpu() if pixels else [None] * size
+        return [
+            WindowResult(row.clone(), None if video is None else video.clone())
+            for row, video, _ in zip(latents.cpu(), videos, tasks, strict=False)
+        ]
+
+    def _denoise(self, tasks: Sequence[WindowTask]) -> torch.Tensor:
+        """Scaled latents (b c l h w) of windows of one level.
+
+        Paper: how given frames are kept while sampling is not stated; here: before every step they are put back
+        at the step's noise level, and after the last one exactly, so the frames between grow towards them.
+        """
+        pipe, sampling, level = self.pipe, self.sampling, tasks[0].window.level
+        tokens = self.tokens(tasks).to(pipe.device)
+        condition, given, mask = conditioning(pipe, tasks, sampling.condition)
+        noise, generators = _noise(tasks, sampling.seed, given.shape[1:], pipe.device)
+        stride = torch.tensor([task.window.stride for task in tasks], device=pipe.device)
+        time_ids = _time_ids(len(tasks), sampling, pipe.device)
+        predict = guided(pipe.denoiser_at(level), sampling.guidance, self._encode(""))
+        scheduler = new_sampler(pipe.scheduler, sampling.sampler, sampling.steps_at(level), pipe.device)
+        zt = noise * scheduler.init_noise_sigma
+        for step in scheduler.timesteps:
+            steps = step.expand(len(tasks))
+            zt = torch.where(mask > 0, scheduler.add_noise(given, noise, steps), zt)
+            scaled = scheduler.scale_model_input(zt, step)
+            prediction = predict(scaled, steps, tokens, condition, mask, stride, time_ids)
+            zt = scheduler.step(prediction, step, zt, generator=generators, return_dict=False)[0]
+        return torch.where(mask > 0, given, zt)
 
 
-def conditioning(pipe: NuwaXLPipeline, tasks: Sequence[WindowTask]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def conditioning(
+    pipe: "NuwaXLPipeline", tasks: Sequence[WindowTask], condition: Literal["pixels", "latents"] = "pixels"
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What is known of each window (NUWA-XL Sec. 3.2).
 
     Returns the condition z_c (b c l h w), encoded from pixels in which unknown frames are zero; the latents
     of given frames (b c l h w), zero elsewhere; and the mask (b 1 l h w), 1 where a frame is given.
     """
-    length = tasks[0].tokens.shape[0]
+    length = len(tasks[0].prompts)
     height, width = pipe.config.height, pipe.config.width
     pixels = torch.zeros(len(tasks), 3, length, height, width, device=pipe.device)
     for row, task in enumerate(tasks):
         for position, frame in task.given.items():
             pixels[row, :, position] = frame.pixels
-    condition = pipe.vae.encode(pixels).mode() * pipe.vae.config.scaling_factor  # b c l h w
-    given, mask = torch.zeros_like(condition), torch.zeros_like(condition[:, :1])
+    z_c = pipe.vae.encode(pixels).mode() * pipe.vae.config.scaling_factor  # b c l h w
+    given, mask = torch.zeros_like(z_c), torch.zeros_like(z_c[:, :1])
     for row, task in enumerate(tasks):
         for position, frame in task.given.items():
             given[row, :, position] = frame.latent
             mask[row, :, position] = 1.0
-    return condition, given, mask
-
-
-@torch.no_grad()
-def decode(pipe: NuwaXLPipeline, latents: torch.Tensor) -> torch.Tensor:
-    """Scaled latents (b c l h w) to video (b 3 l H W) in [−1, 1]."""
-    return pipe.vae.decode(latents.to(pipe.device) / pipe.vae.config.scaling_factor).clamp(-1.0, 1.0)
+    return z_c if condition == "pixels" else given, given, mask
 
 
 def _noise(
@@ -142,16 +221,12 @@ def _time_ids(rows: int, sampling: Sampling, device: torch.device) -> torch.Tens
     return torch.tensor([[sampling.fps, motion, 0.0]] * rows, device=device)
 
 
-def check_steps(scheduler: SchedulerMixin, steps: int) -> None:
-    """Raise NuwaError for more sampler steps than the noise schedule has."""
-    most = scheduler.config.num_train_timesteps
-    if steps > most:
-        raise NuwaError(f"steps is {steps}; this model's noise schedule has {most}, so give at most that")
+def sample_windows(pipe: "NuwaXLPipeline", tasks: Sequence[WindowTask], sampling: Sampling) -> torch.Tensor:
+    """Scaled latents (b c l h w) of one batch. Goes when long_video.py uses WindowSampler."""
+    with torch.no_grad():
+        return WindowSampler(pipe, sampling)._denoise(tasks)
 
 
-def _fresh(scheduler: SchedulerMixin, steps: int, device: torch.device) -> SchedulerMixin:
-    """A scheduler of the same settings without the history of an earlier batch."""
-    check_steps(scheduler, steps)
-    fresh = type(scheduler).from_config(scheduler.config)
-    fresh.set_timesteps(steps, device=device)
-    return fresh
+def decode(pipe: "NuwaXLPipeline", latents: torch.Tensor) -> torch.Tensor:
+    """Scaled latents (b c l h w) to video (b 3 l H W). Goes when long_video.py uses WindowSampler."""
+    return WindowSampler(pipe, Sampling()).decode(latents)
