@@ -4,13 +4,15 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from nuwa.hierarchy import NuwaError
 
 STAGES = ("image-vae", "image", "vae", "mtd")
 PLANNED = ("stunet", "ssr")
+AUTOENCODER_STAGES = ("image-vae", "vae")
 PRESETS = ("toy", "base", "large")
+VaeTrains = Literal["temporal", "decoder", "temporal+decoder", "all"]
 
 DEMO_TEXT_ENCODER = Path(__file__).parents[2] / "demo" / "weights" / "coca"
 
@@ -72,6 +74,19 @@ class TrainConfig:
     """mtd: share of local windows trained with nothing given."""
     kl_weight: float = 1e-4
     """image-vae, vae: weight of the KL term per latent element, against the mean absolute error."""
+    vae_trains: VaeTrains = "temporal+decoder"
+    """vae: temporal = all temporal layers; decoder = all of the decoder, so that latents stay as they are (Video LDM);
+    temporal+decoder = both, and the encoder's spatial layers stay; all = every weight."""
+    lpips_weights: Path | None = None
+    """image-vae, vae: file or folder with torchvision's VGG16 and the heads of LPIPS; adds the perceptual term."""
+    perceptual_weight: float = 1.0
+    """Weight of the perceptual term against the mean absolute error, with --lpips-weights."""
+    adversarial_weight: float = 0.0
+    """image-vae, vae: weight of a patch discriminator's term, 0.5 in Stable Diffusion; 0 trains none."""
+    adversarial_start: int = 0
+    """Steps before the discriminator and its term take part."""
+    adversarial_balance: Literal["adaptive", "fixed"] = "adaptive"
+    """adaptive scales the term until it pulls at the decoder's last layer as hard as the reconstruction (VQGAN)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Autocast type; auto takes bf16 where that was measured faster: recent GPUs, autoencoders on CPUs with AMX."""
     seed: int = 0
@@ -118,6 +133,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
         lr=lr if config.lr is None else config.lr,
     )
     _check_ranges(config)
+    _check_autoencoder(config)
     return config
 
 
@@ -129,6 +145,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(_COUNTS, (1, _INFINITY)),
     **dict.fromkeys(_NOT_BELOW_0, (0, _INFINITY)),
     **dict.fromkeys(_FRACTIONS, (0, 1)),
+    **dict.fromkeys(("perceptual_weight", "adversarial_weight"), (0, 1000)),
 }
 
 
@@ -143,6 +160,28 @@ def _check_ranges(config: TrainConfig) -> None:
             raise TrainError(f"{name} is {getattr(config, name)}; it must be above 0")
     if config.threads is not None and config.threads < 1:
         raise TrainError(f"threads is {config.threads}; it must be at least 1")
+
+
+def _check_autoencoder(config: TrainConfig) -> None:
+    """Raise TrainError for settings of the autoencoder's loss that would do nothing."""
+    choices = {"vae_trains": get_args(VaeTrains), "adversarial_balance": ("adaptive", "fixed")}
+    for name, known in choices.items():
+        if getattr(config, name) not in known:
+            raise TrainError(f"{name} is {getattr(config, name)!r}; choose one of {', '.join(known)}")
+    if config.stage not in AUTOENCODER_STAGES:
+        wrong = "lpips_weights" if config.lpips_weights is not None else "adversarial_weight"
+        if config.lpips_weights is not None or config.adversarial_weight > 0:
+            raise TrainError(
+                f"{wrong} is {getattr(config, wrong)}, but stage {config.stage} trains no autoencoder;"
+                f" leave it away, or choose {' or '.join(AUTOENCODER_STAGES)}"
+            )
+    if config.adversarial_start < 0:
+        raise TrainError(f"adversarial_start is {config.adversarial_start}; it must be at least 0")
+    if config.adversarial_weight > 0 and config.adversarial_start >= (config.steps or 0):
+        raise TrainError(
+            f"adversarial_start is {config.adversarial_start}, but the training ends after {config.steps} steps;"
+            " give fewer, or set adversarial_weight to 0"
+        )
 
 
 def finished(config: TrainConfig) -> bool:
@@ -190,10 +229,12 @@ def _check_same(config: TrainConfig, path: Path) -> None:
         raise TrainError(f"{path} cannot be read ({error}); give another --output, or remove that folder") from error
     if not isinstance(before, dict) or "stage" not in before:
         raise TrainError(f"{path} describes no training run; give another --output")
+    # A setting that did not exist when the run began was what is its default now.
+    before = {field.name: field.default for field in dataclasses.fields(TrainConfig)} | before
     changed = [
-        f"{name} {before.get(name)} → {value}"
+        f"{name} {before[name]} → {value}"
         for name, value in as_json(config).items()
-        if name not in FREE_TO_CHANGE and before.get(name) != value
+        if name not in FREE_TO_CHANGE and before[name] != value
     ]
     if changed:
         raise TrainError(

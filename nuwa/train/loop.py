@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,12 +13,14 @@ from torch.utils.tensorboard import SummaryWriter
 from nuwa.data.runs import read_runs
 from nuwa.data.windows import Order, StepBatches, WindowSample
 from nuwa.generate.pipeline_folder import load_pipeline, save_pipeline
-from nuwa.train.checkpoint import Checkpoint, load_newest, load_optimizer, optimizer_tensors, save_checkpoint
+from nuwa.train.checkpoint import Checkpoint, Tensors, load_newest, save_checkpoint
 from nuwa.train.components import build_pipeline
 from nuwa.train.config import TrainConfig, check_output, finished, resolve, write_config
 from nuwa.train.ema import Ema
+from nuwa.train.image_vae_stage import ImageVaeStage
+from nuwa.train.learner import Learner
 from nuwa.train.mtd_stage import MtdStage
-from nuwa.train.stages import ImageStage, ImageVaeStage, Losses, Stage
+from nuwa.train.stages import Adversary, ImageStage, Losses, Stage
 from nuwa.train.vae_stage import VaeStage
 
 log = logging.getLogger(__name__)
@@ -75,17 +77,14 @@ def train(
 
 
 class Trainer:
-    """A stage with its optimiser, averaged weights and position."""
+    """A stage with its learners, averaged weights and position."""
 
     def __init__(self, config: TrainConfig, stage: Stage, rank: int = 0, world: int = 1) -> None:
         self.config, self.stage, self.rank, self.world = config, stage, rank, world
         self.steps, self.batch, self.lr = config.steps or 0, config.batch or 0, config.lr or 0.0
         self.device = next(stage.module.parameters()).device
-        named = [(name, weight) for name, weight in stage.module.named_parameters() if weight.requires_grad]
-        self.names, self.weights = [name for name, _ in named], [weight for _, weight in named]
-        self.optimizer = torch.optim.AdamW(
-            self.weights, self.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
-        )
+        self.learner = Learner(stage.module, weight_decay=config.weight_decay, clip_norm=config.clip_norm)
+        self.opponent = _opponent(config, stage.adversary)
         self.ema = Ema(stage.module, config.ema_decay)
         self.order = Order(
             counts=stage.data.counts, pattern=stage.pattern, batch=self.batch, seed=config.seed, world=world
@@ -118,18 +117,18 @@ class Trainer:
 
     def take_step(self, samples: list[WindowSample]) -> Losses:
         """One optimiser step; the stage's losses and the gradient's norm."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * lr_factor(self.step, self.steps, self.config.warmup, self.config.decay_frac)
+        lr = self.lr * lr_factor(self.step, self.steps, self.config.warmup, self.config.decay_frac)
+        playing = self.stage.adversary is not None and self.step >= self.config.adversarial_start
+        if self.stage.adversary is not None:
+            self.stage.adversary.playing = playing
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             losses = self.stage.losses(samples, self.order.draws(self.step, self.rank))
-        self.optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
-        average_gradients(self.weights)
-        norm = torch.nn.utils.clip_grad_norm_(self.weights, self.config.clip_norm)
-        self.optimizer.step()
+        norm = self.learner.take_step(losses["loss"], lr)
+        if self.opponent is not None and playing:
+            self.opponent.take_step(losses["discriminator"], lr)
         self.ema.update()
         self.step += 1
-        return {name: value.detach() for name, value in losses.items()} | {"grad_norm": norm.detach()}
+        return {name: value.detach() for name, value in losses.items()} | {"grad_norm": norm}
 
     def _log(self, progress: Progress, writer: SummaryWriter, report: Report) -> None:
         if self.rank > 0:
@@ -137,6 +136,9 @@ class Trainer:
         for name, value in progress.scalars.items():
             writer.add_scalar(f"train/{name}", value, progress.step)
         report(progress)
+
+    def _learners(self) -> list[Learner]:
+        return [self.learner] if self.opponent is None else [self.learner, self.opponent]
 
     def save(self) -> None:
         """Write model/ with the averaged weights, then a checkpoint: a checkpoint of the last step means done."""
@@ -147,12 +149,11 @@ class Trainer:
         save_pipeline(self.stage.pipeline(), self.config.output / "model")
         self.ema.swap()
         self.stage.module.train()
-        weights = dict(zip(self.names, self.weights, strict=True))
         checkpoint = Checkpoint(
             step=self.step,
-            weights={name: weight.detach() for name, weight in weights.items()},
+            weights=_merged(learner.weights() for learner in self._learners()),
             ema=self.ema.average,
-            optimizer=optimizer_tensors(self.optimizer, self.names),
+            optimizer=_merged(learner.moments() for learner in self._learners()),
             rng={"torch": torch.get_rng_state()},
             numbers={"ema_updates": self.ema.num_updates},
         )
@@ -166,11 +167,9 @@ class Trainer:
         if checkpoint is None:
             return
         self.step = checkpoint.step
-        with torch.no_grad():
-            for name, weight in zip(self.names, self.weights, strict=True):
-                weight.copy_(checkpoint.weights[name])
+        for learner in self._learners():
+            learner.load(checkpoint)
         self.ema.load(checkpoint.ema, int(checkpoint.numbers["ema_updates"]))
-        load_optimizer(self.optimizer, self.names, checkpoint.optimizer)
         torch.set_rng_state(checkpoint.rng["torch"])
 
 
@@ -205,16 +204,17 @@ def lr_factor(step: int, steps: int, warmup: int, decay_frac: float) -> float:
     return max(0.0, min(1.0, rise, fall))
 
 
-def average_gradients(weights: list[torch.nn.Parameter]) -> None:
-    """Mean of the gradients over all processes; nothing to do in one process."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return
-    world = torch.distributed.get_world_size()
-    for weight in weights:
-        if weight.grad is None:
-            weight.grad = torch.zeros_like(weight)
-        torch.distributed.all_reduce(weight.grad)
-        weight.grad.div_(world)
+def _opponent(config: TrainConfig, adversary: Adversary | None) -> Learner | None:
+    """The learner of a discriminator. Paper: not stated; here: the moments usual for it, and no weight decay."""
+    if adversary is None:
+        return None
+    return Learner(
+        adversary.module, weight_decay=0.0, clip_norm=config.clip_norm, betas=(0.5, 0.9), prefix="adversary."
+    )
+
+
+def _merged(parts: Iterable[Tensors]) -> Tensors:
+    return {name: tensor for part in parts for name, tensor in part.items()}
 
 
 def _device(rank: int) -> torch.device:

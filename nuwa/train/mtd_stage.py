@@ -24,6 +24,8 @@ class MtdStage:
     nothing is given; at the others the first and last frame, but for a share of windows also nothing.
     """
 
+    adversary = None
+
     def __init__(self, config: TrainConfig, pipe: NuwaXLPipeline, runs: Sequence[Run], device: torch.device) -> None:
         self.config, self.pipe, self.device = config, pipe, device
         self.levels = _levels(config)

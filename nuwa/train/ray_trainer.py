@@ -79,6 +79,7 @@ def _absolute(config: TrainConfig) -> TrainConfig:
         output=config.output.absolute(),
         init=config.init.absolute() if config.init else None,
         text_encoder=config.text_encoder.absolute(),
+        lpips_weights=config.lpips_weights.absolute() if config.lpips_weights else None,
     )
 
 

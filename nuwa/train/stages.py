@@ -1,7 +1,8 @@
-"""The image stages: what is learned from single frames. Each stage is data, trained weights and a loss."""
+"""What a training stage is, data, trained weights and a loss; and the stage of the image denoiser."""
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +23,17 @@ from nuwa.train.memory import LatentMemory, PromptMemory
 Losses = dict[str, torch.Tensor]
 
 
+@dataclass
+class Adversary:
+    """What a stage learns against: an optimiser of its own changes `module` to lower the loss named `discriminator`.
+
+    playing: whether it takes part in the next step; the loop says so.
+    """
+
+    module: nn.Module
+    playing: bool = False
+
+
 class Stage(Protocol):
     """One training stage.
 
@@ -36,6 +48,10 @@ class Stage(Protocol):
     def module(self) -> nn.Module:
         """The weights."""
 
+    @property
+    def adversary(self) -> Adversary | None:
+        """What the module learns against, if anything."""
+
     def losses(self, samples: Sequence[WindowSample], draws: range) -> Losses:
         """Scalars by name; `loss` is the one to minimise. `draws` number the random draws of the samples."""
 
@@ -47,27 +63,6 @@ def video_of(samples: Sequence[WindowSample], device: torch.device) -> torch.Ten
     """Pixels of samples: (b c t h w), float32 in [−1, 1]; contiguous, as group norm is slow in channels-last memory."""
     frames = torch.from_numpy(np.stack([sample.frames for sample in samples])).to(device)
     return rearrange(frames, "b t h w c -> b c t h w").contiguous().float() / 127.5 - 1.0
-
-
-def autoencoder_losses(decoded: torch.Tensor, pixels: torch.Tensor, posterior: object, kl_weight: float) -> Losses:
-    """Mean absolute error plus weighted KL to a standard normal, both per element.
-
-    Paper: the image KLVAE's loss (reconstruction, LPIPS, KL, adversarial; weights not stated); here: no
-    perceptual and no adversarial term, because both need networks that do not ship.
-    """
-    mean, logvar = posterior.mean.float(), posterior.logvar.float()  # type: ignore[attr-defined]
-    kl = 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).mean()
-    error = decoded.float() - pixels
-    l1 = error.abs().mean()
-    psnr = -10.0 * torch.log10(error.detach().square().mean() / 4.0)
-    return {"loss": l1 + kl_weight * kl, "l1": l1, "kl": kl, "psnr": psnr}
-
-
-def sample_posterior(posterior: object, seed: int, draws: range) -> torch.Tensor:
-    """One latent per row, its noise from the generator of its own draw."""
-    mean, logvar = posterior.mean, posterior.logvar  # type: ignore[attr-defined]
-    noise = random_draws.noise(seed, draws, tuple(mean.shape[1:])).to(mean)
-    return mean + (0.5 * logvar).exp() * noise
 
 
 def rebuilt(
@@ -104,47 +99,11 @@ def windows_of(runs: Sequence[Run], config: TrainConfig, at_strides: Sequence[in
     return WindowDataset(runs, length=config.length, strides=at_strides, hop=config.hop, cache_bytes=cache_bytes)
 
 
-class ImageVaeStage:
-    """image-vae: an AutoencoderKL on single frames; measures `scaling_factor`."""
-
-    SCALING_FRAMES = 512
-
-    def __init__(self, config: TrainConfig, pipe: NuwaXLPipeline, runs: Sequence[Run], device: torch.device) -> None:
-        self.config, self.pipe, self.device = config, pipe, device
-        self.data = frames_of(runs, config)
-        self.pattern: tuple[int, ...] = (0,)
-        self.module = pipe.vae.image_vae().to(device).requires_grad_(True)
-
-    def losses(self, samples: Sequence[WindowSample], draws: range) -> Losses:
-        """L1, KL and PSNR of reconstructed frames."""
-        pixels = video_of(samples, self.device)[:, :, 0]
-        posterior = self.module.encode(pixels).latent_dist
-        decoded = self.module.decode(sample_posterior(posterior, self.config.seed, draws)).sample
-        return autoencoder_losses(decoded, pixels, posterior, self.config.kl_weight)
-
-    def pipeline(self) -> NuwaXLPipeline:
-        """The pipeline with these spatial weights in its autoencoder; temporal layers stay as they were."""
-        vae = copy.deepcopy(self.pipe.vae)
-        vae.load_image_state(self.module.state_dict())
-        vae.register_to_config(scaling_factor=self.scaling_factor())
-        return rebuilt(self.pipe, self.config, vae=vae)
-
-    @torch.no_grad()
-    def scaling_factor(self) -> float:
-        """1 / standard deviation of the latents of evenly spaced frames: scaled latents have unit variance."""
-        count = min(self.SCALING_FRAMES, len(self.data))
-        chosen = [index * len(self.data) // count for index in range(count)]
-        latents = []
-        for first in range(0, count, 64):
-            pixels = video_of([self.data[index] for index in chosen[first : first + 64]], self.device)[:, :, 0]
-            latents.append(self.module.encode(pixels).latent_dist.mode().float())
-        return 1.0 / float(torch.cat(latents).std().clamp_min(1e-6))
-
-
 class ImageStage:
     """image: a UNet2DConditionModel on latents of single frames with their prompts."""
 
     CHUNK = 64
+    adversary = None
 
     def __init__(self, config: TrainConfig, pipe: NuwaXLPipeline, runs: Sequence[Run], device: torch.device) -> None:
         self.config, self.pipe, self.device = config, pipe, device

@@ -9,33 +9,61 @@ from nuwa.data.runs import Run
 from nuwa.data.windows import WindowSample
 from nuwa.generate.pipeline import NuwaXLPipeline
 from nuwa.hierarchy import strides
-from nuwa.train.config import TrainConfig
-from nuwa.train.stages import Losses, autoencoder_losses, rebuilt, sample_posterior, video_of, windows_of
+from nuwa.models.vae import TemporalVAE
+from nuwa.train.autoencoder_loss import AutoencoderLoss, sample_posterior
+from nuwa.train.config import TrainConfig, VaeTrains
+from nuwa.train.stages import Adversary, Losses, rebuilt, video_of, windows_of
+
+DISCRIMINATOR_FRAMES = 3
+"""Frames that each convolution of the discriminator sees."""
 
 
 class VaeStage:
-    """vae: temporal layers and decoder of the T-KLVAE on windows at every stride (NUWA-XL Sec. 3.1).
+    """vae: the T-KLVAE on windows at every stride (NUWA-XL Sec. 3.1).
 
-    Paper: which weights train is not stated; here: the spatial ones of the encoder proper stay, so that latents stay
-    close to those the image U-Net knows; its temporal ones and the 1×1 `quant_conv` behind it train.
+    Paper: which weights train is not stated; here: as `vae_trains` says. By default the spatial ones of the encoder
+    proper stay, so that latents stay close to those the image U-Net knows.
     """
 
     def __init__(self, config: TrainConfig, pipe: NuwaXLPipeline, runs: Sequence[Run], device: torch.device) -> None:
         self.config, self.pipe, self.device = config, pipe, device
         self.data = windows_of(runs, config, strides(config.length, config.depth))
         self.pattern = tuple(range(len(self.data.strides)))
-        self.module = pipe.vae.to(device).requires_grad_(True)
-        self.module.encoder.requires_grad_(False)
-        for weight in self.module.temporal_parameters():
-            weight.requires_grad_(True)
+        self.module = pipe.vae.to(device)
+        choose_weights(self.module, config.vae_trains)
+        self.loss = AutoencoderLoss(config, (runs[0].height, runs[0].width), device, DISCRIMINATOR_FRAMES)
+
+    @property
+    def adversary(self) -> Adversary | None:
+        """The discriminator of windows, if there is one."""
+        return self.loss.adversary
 
     def losses(self, samples: Sequence[WindowSample], draws: range) -> Losses:
-        """L1, KL and PSNR of reconstructed windows."""
+        """L1, KL and PSNR of reconstructed windows, LPIPS and adversarial terms as configured."""
         video = video_of(samples, self.device)
         posterior = self.module.encode(video)
         decoded = self.module.decode(sample_posterior(posterior, self.config.seed, draws))
-        return autoencoder_losses(decoded, video, posterior, self.config.kl_weight)
+        # The last layer is temporal, and so it trains whatever else does.
+        return self.loss(decoded, video, posterior, self.module.decoder.conv_out_time.weight)
 
     def pipeline(self) -> NuwaXLPipeline:
         """The pipeline with this autoencoder."""
         return rebuilt(self.pipe, self.config, vae=copy.deepcopy(self.module))
+
+
+def choose_weights(vae: TemporalVAE, trains: VaeTrains) -> None:
+    """Let the weights that `trains` names ask for a gradient, and no others.
+
+    The 1×1 convolutions between encoder and decoder: `quant_conv` belongs to the encoder, `post_quant_conv` to the
+    decoder; with "temporal+decoder" both train.
+    """
+    vae.requires_grad_(trains in ("all", "temporal+decoder"))
+    if trains == "temporal+decoder":
+        vae.encoder.requires_grad_(False)
+    if trains in ("temporal", "temporal+decoder"):
+        for weight in vae.temporal_parameters():
+            weight.requires_grad_(True)
+    if trains == "decoder":
+        vae.decoder.requires_grad_(True)
+        if vae.post_quant_conv is not None:
+            vae.post_quant_conv.requires_grad_(True)

@@ -15,9 +15,9 @@ from nuwa.hierarchy import NuwaError
 from nuwa.train import draws
 from nuwa.train.checkpoint import steps_in
 from nuwa.train.config import TrainConfig, TrainError, finished, resolve
+from nuwa.train.image_vae_stage import ImageVaeStage
 from nuwa.train.loop import Progress, lr_factor, train
 from nuwa.train.mtd_stage import MtdStage
-from nuwa.train.stages import ImageVaeStage
 from pipelines import cli
 from pipelines.train import Train, main
 from tests.nuwa.stack import build

@@ -1,0 +1,67 @@
+"""Weights that learn, with their own optimiser: AdamW, gradients averaged over workers and clipped."""
+
+import torch
+from torch import nn
+
+from nuwa.train.checkpoint import Checkpoint, Tensors, load_optimizer, optimizer_tensors
+
+
+class Learner:
+    """The weights of `module` that ask for a gradient, and the optimiser that changes them.
+
+    prefix: put before the names of the weights in checkpoints, so that several learners share one
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        weight_decay: float,
+        clip_norm: float,
+        betas: tuple[float, float] = (0.9, 0.99),
+        prefix: str = "",
+    ) -> None:
+        named = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
+        self.names, self.params = [prefix + name for name, _ in named], [weight for _, weight in named]
+        self.clip_norm = clip_norm
+        self.optimizer = torch.optim.AdamW(self.params, betas=betas, weight_decay=weight_decay, fused=True)
+
+    def take_step(self, loss: torch.Tensor, lr: float) -> torch.Tensor:
+        """One optimiser step down the gradient of `loss`; the gradient's norm before it is clipped."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        average_gradients(self.params)
+        norm = torch.nn.utils.clip_grad_norm_(self.params, self.clip_norm)
+        self.optimizer.step()
+        return norm.detach()
+
+    def weights(self) -> Tensors:
+        """Weights by name."""
+        return {name: weight.detach() for name, weight in zip(self.names, self.params, strict=True)}
+
+    def moments(self) -> Tensors:
+        """State of the optimiser by `moment/name`."""
+        return optimizer_tensors(self.optimizer, self.names)
+
+    @torch.no_grad()
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Take back weights and state of the optimiser."""
+        for name, weight in zip(self.names, self.params, strict=True):
+            weight.copy_(checkpoint.weights[name])
+        known = set(self.names)
+        own = {key: tensor for key, tensor in checkpoint.optimizer.items() if key.split("/", 1)[1] in known}
+        load_optimizer(self.optimizer, self.names, own)
+
+
+def average_gradients(weights: list[nn.Parameter]) -> None:
+    """Mean of the gradients over all processes; nothing to do in one process."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    world = torch.distributed.get_world_size()
+    for weight in weights:
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+        torch.distributed.all_reduce(weight.grad)
+        weight.grad.div_(world)
