@@ -60,13 +60,15 @@ def draw_story(seed: int, num_frames: int, fps: float) -> list[world.Scene]:
 
 def film_story(pipe: "NuwaXLPipeline", prompts: list[str], config: EvaluateStories, seed: int) -> list[np.ndarray]:
     """Generate the video of one story → frames (h w 3) uint8."""
-    from nuwa.generate.long_video import decode_frames, generate_latents
-    from nuwa.generate.windows import Sampling
+    from nuwa.generate.executors import LocalExecutor
+    from nuwa.generate.long_video import frame_plan, generate_frames
+    from nuwa.generate.windows import Sampling, WindowSampler
 
     sampling = Sampling(
         steps=config.steps, guidance=config.guidance, seed=seed, batch=config.batch, fps=pipe.config.train_fps
     )
-    return list(decode_frames(pipe, generate_latents(pipe, prompts, sampling)))
+    executor = LocalExecutor(WindowSampler(pipe, sampling))
+    return list(generate_frames(frame_plan(prompts, pipe.config.window_length), executor))
 
 
 def agreement(readings: Sequence[probe.Reading | world.Scene], scenes: list[world.Scene]) -> dict[str, float]:

@@ -5,6 +5,7 @@ Levels count from 0, the global one. Depth is the number of levels, the global o
 local window are neighbours in its parent window.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -24,6 +25,10 @@ class Window:
     def frames(self, length: int) -> list[int]:
         """Frame numbers in the finished video; those past the end of a cropped video are thrown away."""
         return [self.first + n * self.stride for n in range(length)]
+
+    def last(self, length: int) -> int:
+        """Number of the last frame in the finished video, which may lie past the end of a cropped one."""
+        return self.first + (length - 1) * self.stride
 
 
 def _check(length: int, depth: int = 1) -> None:
@@ -99,3 +104,13 @@ def parents(window: Window, length: int) -> list[Window]:
     """All ancestors of `window`, nearest first; empty for the global window."""
     above = parent(window, length)
     return [] if above is None else [above[0], *parents(above[0], length)]
+
+
+def children(window: Window, levels: Sequence[Sequence[Window]], length: int) -> Sequence[Window]:
+    """The windows of a plan that lie between the frames of `window`, in time order; none at the deepest level.
+
+    Child n has frames n and n + 1 of `window` at its ends.
+    """
+    if window.level + 1 == len(levels):
+        return []
+    return levels[window.level + 1][window.index * (length - 1) : (window.index + 1) * (length - 1)]

@@ -1,144 +1,330 @@
-"""Diffusion over Diffusion: a global window, then local windows between its frames (NUWA-XL Sec. 3.3)."""
+"""Diffusion over Diffusion: a global window, then local windows between its frames (NUWA-XL Sec. 3.3).
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+A window starts as soon as the frames at its two ends exist. Frames are decoded and handed out in order while later
+windows still run; what is held in memory does not grow with the length of the video.
+"""
+
+import hashlib
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
-from einops import rearrange
 
-from nuwa.generate.pipeline import NuwaXLPipeline
-from nuwa.generate.windows import FixedFrame, Sampling, WindowTask, decode, fill_batch, sample_windows
-from nuwa.hierarchy import NuwaError, Window, parent, plan
-
-Order = Callable[[Window], object]
-OnWindow = Callable[[Window, torch.Tensor], None]
-
-DECODE_OVERLAP = 4
-"""Frames that two neighbouring chunks of the final decode share and cross-fade."""
+from nuwa.generate.executors import Executor
+from nuwa.generate.finished_windows import FinishedWindows
+from nuwa.generate.ready_windows import ReadyWindows, given_windows
+from nuwa.generate.streaming_decode import StreamingDecode
+from nuwa.generate.windows import FixedFrame, Sampling, WindowResult, WindowTask
+from nuwa.hierarchy import NuwaError, Window, children, parent, plan
 
 
 @dataclass(frozen=True)
-class _Prompts:
-    """tokens: (u n d), each prompt once; rows: the row of every frame of the video."""
+class VideoPlan:
+    """All that fixes a video beside weights and `Sampling`.
 
-    tokens: torch.Tensor
-    rows: tuple[int, ...]
+    prompts: for each level, global first, one prompt per frame of the video
+    length: frames of a window (L); depth: number of levels, None = as many as there are lists of prompts
+    given: frame number → frame that is given from the start: a first frame, a storyboard, a video to extend. Every
+        window keeps the given frames on its grid, so one between the grid points of coarse levels joins where the grid
+        is fine enough, at the latest at stride 1. The frame is in the video as its latent decodes. Read when needed:
+        a mapping may load its frames on demand.
 
-    def of(self, window: Window, length: int) -> torch.Tensor:
-        """(l n d); frames past the end of a cropped video take the last prompt."""
-        last = len(self.rows) - 1
-        return self.tokens[[self.rows[min(frame, last)] for frame in window.frames(length)]]
+    NuwaError for prompts that do not fit together or do not fit the depth, a depth that cannot reach the length,
+    or a given frame outside the video.
+    """
+
+    prompts: tuple[tuple[str, ...], ...]
+    length: int
+    depth: int | None = None
+    given: Mapping[int, FixedFrame] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.prompts or not self.prompts[0]:
+            raise NuwaError("a video without prompts cannot be made; give one prompt per frame")
+        counts = sorted({len(prompts) for prompts in self.prompts})
+        if len(counts) > 1:
+            raise NuwaError(f"levels have {counts[0]} and {counts[-1]} prompts; give each one prompt per frame")
+        if len(self.levels) != len(self.prompts):
+            raise NuwaError(
+                f"there are prompts for {len(self.prompts)} levels and the video has {len(self.levels)}; "
+                "give one list of prompts per level"
+            )
+        outside = [frame for frame in self.given if not 0 <= frame < self.num_frames]
+        if outside:
+            raise NuwaError(
+                f"given frame {outside[0]} lies outside the video; its frames are 0 to {self.num_frames - 1}"
+            )
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.prompts[0])
+
+    @cached_property
+    def levels(self) -> list[list[Window]]:
+        """The windows of the video, one list per level, global first."""
+        return plan(self.num_frames, self.length, len(self.prompts) if self.depth is None else self.depth)
+
+    @cached_property
+    def given_windows(self) -> frozenset[Window]:
+        """Windows that do not run because all their frames are given."""
+        return frozenset(given_windows(self.levels, self.length, self.num_frames, self.given.keys()))
+
+    def prompts_of(self, window: Window) -> tuple[str, ...]:
+        """One per frame of the window; frames past the end of a cropped video take the last prompt."""
+        prompts = self.prompts[window.level]
+        return tuple(prompts[min(frame, len(prompts) - 1)] for frame in window.frames(self.length))
 
 
 @dataclass(frozen=True)
-class _Frames:
-    """What is made so far: frame number → latent (c h w), → pixels (3 H W) where a child may need them."""
+class Progress:
+    """How far a video is; windows of an earlier start count as done, windows that are given do not count at all."""
 
-    latents: dict[int, torch.Tensor]
-    pixels: dict[int, torch.Tensor]
+    windows_done: int
+    windows: int
+    frames_done: int
+    frames: int
+    seconds_left: float | None
+    """Estimated from this start's batches; None before the first one is done."""
 
-    def fix(self, numbers: list[int], latents: torch.Tensor, pixels: torch.Tensor | None) -> None:
-        """Add the frames of a window, (c l h w) and (3 l H W); those already there stay as they are."""
-        for position, number in enumerate(numbers):
-            self.latents.setdefault(number, latents[:, position])
-            if pixels is not None:
-                self.pixels.setdefault(number, pixels[:, position])
+
+OnProgress = Callable[[Progress], None]
+
+
+def _tell_nobody(progress: Progress) -> None:
+    pass
+
+
+def frame_plan(
+    prompts: Sequence[str], length: int, depth: int | None = None, given: Mapping[int, FixedFrame] | None = None
+) -> VideoPlan:
+    """A video of one prompt per frame, the same at all levels, with as few levels as reach it by default."""
+    if not prompts:
+        raise NuwaError("a video without prompts cannot be made; give one prompt per frame")
+    levels = plan(len(prompts), length, depth)
+    return VideoPlan((tuple(prompts),) * len(levels), length, len(levels), given or {})
+
+
+def generate_frames(
+    plan: VideoPlan,
+    executor: Executor,
+    *,
+    keep: FinishedWindows | None = None,
+    on_progress: OnProgress = _tell_nobody,
+) -> Iterator[np.ndarray]:
+    """Frames of the video, uint8 (H W 3), in order, while later windows still run.
+
+    keep: finished windows go there and are not made again. NuwaError when they cannot be kept or a worker gives up;
+    what is finished stays.
+    """
+    recursion = _Recursion(plan, executor, keep, on_progress)
+    stream = StreamingDecode(executor.decode, plan.num_frames, plan.length, threads=executor.in_flight)
+    with closing(stream), closing(recursion.latents()) as arriving:
+        for latents in arriving:
+            yield from recursion.counted(stream.add(latents))
+        yield from recursion.counted(stream.rest())
 
 
 def generate_latents(
-    pipe: NuwaXLPipeline,
-    prompts: Sequence[str],
-    sampling: Sampling,
-    depth: int | None = None,
+    plan: VideoPlan,
+    executor: Executor,
     *,
-    order: Order = lambda window: window,
-    on_window: OnWindow = lambda window, latents: None,
+    keep: FinishedWindows | None = None,
+    on_progress: OnProgress = _tell_nobody,
 ) -> torch.Tensor:
-    """Scaled latents (c n h w) of a video with one prompt per frame.
+    """Scaled latents (c n h w) of the whole video."""
+    return torch.cat(list(_Recursion(plan, executor, keep, on_progress).latents()), dim=1)
 
-    A window may start once the two frames at its ends exist; of those ready, the first by `order` go first,
-    at most `sampling.batch` at once. The order changes nothing in the result. `on_window` is told of every
-    window when it is done, with its latents (c l h w).
+
+def identity(plan: VideoPlan, sampling: Sampling, weights: str) -> str:
+    """Text that is the same for the same video only: hashes of `weights` (their SHA-256), prompts, given frames, and
+    all of `Sampling`. Finished windows of another video are told by it.
     """
-    length = pipe.config.window_length
-    encoded = _encode(pipe, prompts)
-    levels = plan(len(prompts), length, depth)
-    frames = _Frames({}, {})
-    ready = [levels[0][0]]
-    while ready:
-        ready.sort(key=order)  # type: ignore[arg-type]
-        size = sampling.batch if ready[0].level else 1
-        batch, ready = ready[:size], ready[size:]
-        tasks = fill_batch([_task(window, encoded, frames, length) for window in batch], size)
-        latents = sample_windows(pipe, tasks, sampling)  # b c l h w
-        children = [_children(window, levels, length) for window in batch]
-        pixels = decode(pipe, latents).cpu() if any(children) else None  # b 3 l H W
-        for row, window in enumerate(batch):
-            frames.fix(window.frames(length), latents[row].cpu(), None if pixels is None else pixels[row])
-            on_window(window, latents[row].cpu())
-        ready += [child for family in children for child in family]
-    return torch.stack([frames.latents[frame] for frame in range(len(prompts))], dim=1)
+    given = {str(frame): _hash_frame(plan.given[frame]) for frame in sorted(plan.given)}
+    entries = {
+        "weights": weights,
+        "prompts": hashlib.sha256(json.dumps(plan.prompts).encode()).hexdigest(),
+        "frames": plan.num_frames,
+        "window length": plan.length,
+        "depth": len(plan.levels),
+        "given frames": hashlib.sha256(json.dumps(given).encode()).hexdigest(),
+        "sampling": asdict(sampling),
+    }
+    return json.dumps(entries, indent=1)
 
 
-def decode_frames(pipe: NuwaXLPipeline, latents: torch.Tensor, overlap: int = DECODE_OVERLAP) -> Iterator[np.ndarray]:
-    """Frames, uint8 (H W 3), of scaled latents (c n h w), decoded in chunks of one window.
-
-    Neighbouring chunks share `overlap` frames, which cross-fade: how a frame decodes depends on neighbours.
-    """
-    num_frames, length = latents.shape[1], pipe.config.window_length
-    if not 0 <= overlap < length:
-        raise NuwaError(f"overlap {overlap} does not fit chunks of {length} frames; give 0 to {length - 1}")
-    starts = _chunk_starts(num_frames, length, overlap)
-    shared = latents.new_zeros(3, 0, 1, 1)
-    for start, following in zip(starts, [*starts[1:], num_frames], strict=True):
-        video = decode(pipe, latents[None, :, start : start + length])[0].cpu()  # 3 l H W
-        video = _cross_fade(shared, video)
-        shared = video[:, following - start :]
-        yield from _as_images(video[:, : following - start])
+def _hash_frame(frame: FixedFrame) -> str:
+    digest = hashlib.sha256()
+    for tensor in (frame.latent, frame.pixels):
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
-def _encode(pipe: NuwaXLPipeline, prompts: Sequence[str]) -> _Prompts:
-    if not prompts:
-        raise NuwaError("a video without prompts cannot be made; give one prompt per frame")
-    unique = list(dict.fromkeys(prompts))
-    rows = {prompt: row for row, prompt in enumerate(unique)}
-    return _Prompts(pipe.encode_prompts(unique), tuple(rows[prompt] for prompt in prompts))
+class _Recursion:
+    """One video on its way: what runs, what is ready, and the frames that ready windows start from."""
+
+    def __init__(
+        self, video: VideoPlan, executor: Executor, keep: FinishedWindows | None, on_progress: OnProgress
+    ) -> None:
+        self.video, self.executor, self.keep, self.on_progress = video, executor, keep, on_progress
+        windows = [window for level in video.levels for window in level if window not in video.given_windows]
+        self.finished = frozenset() if keep is None else frozenset(keep.windows(windows))
+        size = executor.batch * executor.in_flight
+        skip = video.given_windows | self.finished
+        self.ready = ReadyWindows(video.levels, video.length, size, given=video.given, skip=skip)
+        self.num_windows, self.frames_done = len(windows), 0
+        self.work = _Work([window for window in windows if window not in skip], executor.batch)
+        self.batches: deque[list[Window]] = deque()  # taken, not yet submitted
+        self.running: dict[Window, WindowTask] = {}
+        self.starts_from: dict[Window, dict[int, FixedFrame]] = {}  # of windows that wait for their turn
+        self.leaves: dict[Window, torch.Tensor] = {}  # latents (c l h w) whose turn in the video has not come
+        self._last_read: tuple[Window, WindowResult] | None = None
+
+    def latents(self) -> Iterator[torch.Tensor]:
+        """The video's latents in order, (c t h w) at a time: the frames that each window of stride 1 adds."""
+        try:
+            for leaf in self.video.levels[-1]:
+                while not self._is_there(leaf):
+                    self._fill()
+                    self._collect()
+                self._fill()  # so that workers have work while the caller uses these
+                yield self._frames_of(leaf)
+        except GeneratorExit:  # the caller has enough: what is nearly done is not lost, and no result stays behind
+            while self.running:
+                self._collect()
+            raise
+
+    def counted(self, images: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """Pass on `images`, one frame of the video each, and tell of them."""
+        for image in images:
+            self.frames_done += 1
+            yield image
+            self._tell()
+
+    def _is_there(self, leaf: Window) -> bool:
+        return leaf in self.leaves or leaf in self.finished or leaf in self.video.given_windows
+
+    def _frames_of(self, leaf: Window) -> torch.Tensor:
+        """Latents (c t h w) of the frames that `leaf` adds to those of the window before it."""
+        first, end = (1 if leaf.index else 0), self.video.num_frames - leaf.first
+        if leaf in self.video.given_windows:
+            numbers = leaf.frames(self.video.length)[first:end]
+            return torch.stack([self.video.given[number].latent for number in numbers], dim=1)
+        latents = self._read(leaf).latents if leaf in self.finished else self.leaves.pop(leaf)
+        return latents[:, first:end]
+
+    def _fill(self) -> None:
+        """Give the executor as many batches as it runs at once; to several workers as many again, so that none
+        waits while results are read.
+        """
+        most = self.executor.in_flight * (1 if self.executor.in_flight == 1 else 2) * self.executor.batch
+        while True:
+            if not self.batches:
+                taken, size = self.ready.take(), self.executor.batch
+                self.batches.extend(taken[start : start + size] for start in range(0, len(taken), size))
+            if not self.batches or len(self.running) + len(self.batches[0]) > most:
+                return
+            tasks = [self._task(window) for window in self.batches.popleft()]
+            self.running |= {task.window: task for task in tasks}
+            self.executor.submit(tasks, pixels=not self._is_leaf(tasks[0].window))
+
+    def _collect(self) -> None:
+        for window, result in self.executor.collect():
+            task = self.running.pop(window)
+            result = _with_given(task, result)
+            if self.keep is not None:
+                self.keep.write(window, result)
+            if self._is_leaf(window):
+                self.leaves[window] = result.latents
+            else:
+                self._hand_down(window, _frames(task, result))
+            self.ready.done(window)
+            self.work.done(window)
+            self._tell()
+
+    def _task(self, window: Window) -> WindowTask:
+        """The window with its ends and with all given frames that lie on its grid."""
+        numbers, own = window.frames(self.video.length), self.video.given
+        given = {n: own[number] for n, number in enumerate(numbers) if number in own}
+        if window.level:
+            given = self.starts_from.pop(window, {}) | given
+        if window.level and not {0, self.video.length - 1} <= given.keys():
+            given = self._ends_on_disk(window) | given
+        return WindowTask(window, self.video.prompts_of(window), given)
+
+    def _hand_down(self, window: Window, frames: list[FixedFrame]) -> None:
+        """Give the windows below that are still to run the frames at their ends."""
+        for n, child in enumerate(children(window, self.video.levels, self.video.length)):
+            if child not in self.finished and child not in self.video.given_windows:
+                self.starts_from[child] = {0: frames[n], self.video.length - 1: frames[n + 1]}
+
+    def _ends_on_disk(self, window: Window) -> dict[int, FixedFrame]:
+        """The frames at the ends of a window whose parent was finished by an earlier start."""
+        above = parent(window, self.video.length)
+        assert above is not None
+        result, position = self._read(above[0]), above[1]
+        return {n: _frame(result, position + n // (self.video.length - 1)) for n in (0, self.video.length - 1)}
+
+    def _read(self, window: Window) -> WindowResult:
+        """A finished window; the last one stays in memory, its children follow each other."""
+        assert self.keep is not None
+        if self._last_read is None or self._last_read[0] != window:
+            self._last_read = (window, self.keep.read(window))
+        return self._last_read[1]
+
+    def _is_leaf(self, window: Window) -> bool:
+        return window.level + 1 == len(self.video.levels)
+
+    def _tell(self) -> None:
+        done = self.num_windows - self.ready.left
+        frames = (self.frames_done, self.video.num_frames)
+        self.on_progress(Progress(done, self.num_windows, *frames, self.work.seconds_left(*frames)))
 
 
-def _task(window: Window, prompts: _Prompts, frames: _Frames, length: int) -> WindowTask:
-    """The window with the frames at its two ends; the global window has none."""
-    numbers = window.frames(length)
-    ends = (0, length - 1) if window.level else ()
-    given = {n: FixedFrame(frames.latents[numbers[n]], frames.pixels[numbers[n]]) for n in ends}
-    return WindowTask(window, prompts.of(window, length), given)
+class _Work:
+    """Estimates the time that is left from the time that was needed so far."""
+
+    def __init__(self, windows: Sequence[Window], batch: int) -> None:
+        counts: dict[int, int] = {}
+        for window in windows:
+            counts[window.level] = counts.get(window.level, 0) + 1
+        # A window's share of the batches of its level: the global one takes a batch alone.
+        self._batches = {level: -(-count // batch) / count for level, count in counts.items()}
+        self._left = sum(self._batches[level] * count for level, count in counts.items())
+        self._done = 0.0
+        self._started = time.monotonic()
+
+    def done(self, window: Window) -> None:
+        self._done += self._batches[window.level]
+        self._left -= self._batches[window.level]
+
+    def seconds_left(self, frames_done: int, frames: int) -> float | None:
+        elapsed_s = time.monotonic() - self._started
+        if self._left > 1e-9:
+            return elapsed_s * self._left / self._done if self._done else None
+        return elapsed_s * (frames - frames_done) / frames_done if frames_done else None
 
 
-def _children(window: Window, levels: list[list[Window]], length: int) -> list[Window]:
-    if window.level + 1 == len(levels):
-        return []
-    below = levels[window.level + 1]
-    children = below[window.index * (length - 1) : (window.index + 1) * (length - 1)]
-    assert all(parent(child, length) == (window, n) for n, child in enumerate(children))
-    return children
+def _with_given(task: WindowTask, result: WindowResult) -> WindowResult:
+    """The result with given frames' pixels as they were given: decoded once, by the window that made them."""
+    if result.pixels is None or not task.given:
+        return result
+    pixels = result.pixels.clone()
+    for position, frame in task.given.items():
+        pixels[:, position] = frame.pixels
+    return WindowResult(result.latents, pixels)
 
 
-def _chunk_starts(num_frames: int, length: int, overlap: int) -> list[int]:
-    """First frames of chunks that cover the video; the last chunk is moved back so that it is full."""
-    last = max(0, num_frames - length)
-    return [*range(0, last, length - overlap), last]
+def _frames(task: WindowTask, result: WindowResult) -> list[FixedFrame]:
+    """All frames of a window: the given ones themselves, the others as tensors of their own."""
+    return [task.given.get(n) or _frame(result, n) for n in range(result.latents.shape[1])]
 
 
-def _cross_fade(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    """`after` (c t H W), its first k frames faded in over `before` (c k H W); k = 0 changes nothing."""
-    count = before.shape[1]
-    if count == 0:
-        return after
-    weight = (torch.arange(count) + 1).div(count + 1)[:, None, None]
-    return torch.cat([torch.lerp(before, after[:, :count], weight), after[:, count:]], dim=1)
-
-
-def _as_images(video: torch.Tensor) -> Iterator[np.ndarray]:
-    """(3 t H W) in [−1, 1] to t images."""
-    images = rearrange(video, "c t h w -> t h w c").add(1).mul(127.5).round().clamp(0, 255)
-    yield from images.to(torch.uint8).numpy()
+def _frame(result: WindowResult, position: int) -> FixedFrame:
+    assert result.pixels is not None, "a window that others start from is decoded"
+    return FixedFrame(result.latents[:, position].clone(), result.pixels[:, position].clone())
