@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from nuwa.generate.mp4 import write_mp4
+from nuwa.generate.video_files import write_video
 from pipelines import cli, explore
 from tests.browser import Browser, find_chromium
 from tests.curation import small_dataset
@@ -31,7 +31,7 @@ def make_run(folder: Path) -> Path:
 def make_film(path: Path) -> Path:
     """Two scenes, red then blue, with the record that pipelines.generate writes."""
     colours = [(220, 40, 40) if "red" in prompt else (40, 40, 220) for prompt in PROMPTS]
-    write_mp4(path, (np.full((64, 64, 3), colour, np.uint8) for colour in colours), fps=8)
+    write_video(path, (np.full((64, 64, 3), colour, np.uint8) for colour in colours), fps=8)
     record = {
         "num_frames": 49,
         "fps": 8.0,

@@ -1,54 +1,90 @@
-"""Frames in, one H.264 file out (PyAV); memory holds one frame at a time."""
+"""Frames into one H.264 file or one GIF (PyAV), one at a time: memory holds what the encoder looks ahead."""
 
-import os
-from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+from av.filter import Graph
 
-from nuwa.hierarchy import NuwaError
+
+class Mp4File:
+    """H.264, yuv420p, at a quality that keeps flat colours; the header stands in front, for the web."""
+
+    def __init__(self, path: Path, fps: float) -> None:
+        self.rate = exact_rate(fps)
+        self.container = av.open(str(path), "w", format="mp4", options={"movflags": "faststart"})
+        self.stream = self.container.add_stream("libx264", rate=self.rate, options={"crf": "14", "preset": "medium"})
+        self.stream.pix_fmt = "yuv420p"
+        self.sized = False
+
+    def write(self, image: np.ndarray) -> None:
+        """Append one image, uint8 (h w 3) RGB of even size."""
+        if not self.sized:
+            self.stream.height, self.stream.width = image.shape[:2]
+            self.sized = True
+        self.container.mux(self.stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+
+    def finish(self) -> None:
+        """Write what the encoder holds back, and the header."""
+        self.container.mux(self.stream.encode(None))
+        self.container.close()
+
+    def abandon(self) -> None:
+        """Let go of a file that will not be finished."""
+        self.container.close()
 
 
-def write_mp4(path: str | Path, frames: Iterable[np.ndarray], fps: float, upscale: int = 1) -> int:
-    """Write `frames`, each uint8 (h w 3) RGB, and return how many there were.
+class GifFile:
+    """A GIF with a palette of 256 colours per frame, chosen from that frame.
 
-    `upscale` repeats every pixel that many times in both directions: yuv420p halves the resolution of colour,
-    which small frames cannot afford. The file appears under its name only when it is complete.
+    One palette for all would need all frames first. The dither pattern is fixed, so still areas do not shimmer.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"_{os.getpid()}_{path.name}")
-    try:
-        count = _encode(partial, frames, Fraction(fps).limit_denominator(1001), upscale)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return count
+
+    def __init__(self, path: Path, fps: float) -> None:
+        self.rate = exact_rate(fps)
+        self.container = av.open(str(path), "w", format="gif")
+        self.stream = self.container.add_stream("gif", rate=self.rate)
+        self.stream.pix_fmt = "pal8"
+        self.graph: Graph | None = None
+        self.count = 0
+
+    def write(self, image: np.ndarray) -> None:
+        """Append one image, uint8 (h w 3) RGB."""
+        if self.graph is None:
+            self.stream.height, self.stream.width = image.shape[:2]
+            self.graph = _palette_graph(image.shape[1], image.shape[0], 1 / self.rate)
+        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+        frame.pts, frame.time_base = self.count, 1 / self.rate
+        self.graph.push(frame)
+        self.container.mux(self.stream.encode(self.graph.pull()))
+        self.count += 1
+
+    def finish(self) -> None:
+        """Write what the encoder holds back."""
+        self.container.mux(self.stream.encode(None))
+        self.container.close()
+
+    def abandon(self) -> None:
+        """Let go of a file that will not be finished."""
+        self.container.close()
 
 
-def check_size(height: int, width: int, upscale: int) -> None:
-    """Raise NuwaError when frames of height × width px cannot be written at this scale."""
-    if upscale < 1:
-        raise NuwaError(f"upscale {upscale} leaves no pixels; give 1 or more")
-    if height * upscale % 2 or width * upscale % 2:
-        raise NuwaError(f"frames of {width}×{height} px, upscale {upscale}: H.264 needs even sizes; upscale by 2")
+def exact_rate(fps: float) -> Fraction:
+    """Frames per second as a ratio of small numbers: 29.97 is 2997/100, 30000/1001 comes back as itself."""
+    return Fraction(fps).limit_denominator(1001)
 
 
-def _encode(path: Path, frames: Iterable[np.ndarray], rate: Fraction, upscale: int) -> int:
-    count = 0
-    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=rate, options={"crf": "14", "preset": "medium"})
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            if count == 0:
-                check_size(frame.shape[0], frame.shape[1], upscale)
-                stream.height, stream.width = frame.shape[0] * upscale, frame.shape[1] * upscale
-            image = np.repeat(np.repeat(frame, upscale, axis=0), upscale, axis=1)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
-            count += 1
-        if count == 0:
-            raise NuwaError(f"no frame to write to {path.name}; give at least one")
-        container.mux(stream.encode(None))
-    return count
+def _palette_graph(width: int, height: int, time_base: Fraction) -> Graph:
+    """rgb24 in, pal8 out, one frame for each frame."""
+    graph = Graph()
+    source = graph.add_buffer(width=width, height=height, format=av.VideoFormat("rgb24"), time_base=time_base)
+    split, palette = graph.add("split"), graph.add("palettegen", "stats_mode=single")
+    mapped = graph.add("paletteuse", "new=1:dither=bayer:bayer_scale=4")
+    source.link_to(split)
+    split.link_to(palette, 0, 0)
+    split.link_to(mapped, 1, 0)
+    palette.link_to(mapped, 0, 1)
+    mapped.link_to(graph.add("buffersink"))
+    graph.configure()
+    return graph

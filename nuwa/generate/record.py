@@ -1,91 +1,168 @@
 """The JSON beside a generated video: all that is needed to make it again, and every frame's prompt."""
 
+import hashlib
 import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from nuwa.generate.config import GenerateConfig, command_line
+from nuwa.generate.given_frames import GivenClip
 from nuwa.generate.pipeline import NuwaXLPipeline
 from nuwa.generate.pipeline_folder import weights_fingerprint
-from nuwa.generate.story import spans
-from nuwa.generate.windows import Sampling, check_steps
+from nuwa.generate.story import Story, spans
+from nuwa.generate.video_files import format_of
+from nuwa.generate.windows import Sampling
 from nuwa.hierarchy import NuwaError, plan, strides
 
-DEPENDS_ON = ("weights_sha256", "prompts", "depth", "window_length", "sampling", "upscale", "height", "width")
-"""Entries that decide what the video shows; two records that agree in these describe the same video."""
+Record = dict[str, Any]
+
+WINDOWS_DEPEND_ON = (
+    "weights_sha256",
+    "num_frames",
+    "depth",
+    "window_length",
+    "height",
+    "width",
+    "sampling",
+    "level_spans",
+    "given",
+)
+"""Entries that decide what the windows hold; two records that agree in these have the same windows."""
+DEPENDS_ON = (*WINDOWS_DEPEND_ON, "upscale", "format")
+"""Entries that decide what the file holds."""
+PACKAGES = ("nuwa-xl", "torch", "diffusers", "transformers", "numpy", "av")
 
 
 def describe(
-    *,
+    config: GenerateConfig,
+    story: Story,
     pipe: NuwaXLPipeline,
-    model: Path,
-    story: dict[str, Any],
-    prompts: list[str],
     sampling: Sampling,
-    depth: int | None,
-    upscale: int,
-) -> dict[str, Any]:
-    """The record of one video made by `pipe`, read from the folder `model`. NuwaError if it cannot be made."""
-    check_steps(pipe.scheduler, sampling.steps)
-    length = pipe.config.window_length
-    levels = plan(len(prompts), length, depth)
+    prompts: Sequence[Sequence[str]],
+    clips: Sequence[GivenClip],
+) -> Record:
+    """The record of one video made by `pipe`, read from `config.model`, with one list of prompts per level."""
+    length, frames, depth = pipe.config.window_length, len(prompts[-1]), len(prompts)
     return {
-        "model": str(model),
-        "weights_sha256": weights_fingerprint(model),
-        "story": story,
-        "num_frames": len(prompts),
+        "command": command_line(config),
+        "model": str(config.model),
+        "weights_sha256": weights_fingerprint(config.model),
+        "story": asdict(story),
+        "num_frames": frames,
         "fps": sampling.fps,
-        "depth": len(levels),
+        "depth": depth,
         "window_length": length,
         "height": pipe.config.height,
         "width": pipe.config.width,
-        "upscale": upscale,
-        "sampling": vars(sampling),
-        "windows": [len(level) for level in levels],
-        "strides": strides(length, len(levels)),
+        "upscale": config.upscale,
+        "format": format_of(config.output),
+        "sampling": asdict(sampling),
+        "windows": [len(level) for level in plan(frames, length, depth)],
+        "strides": strides(length, depth),
         "spans": [
             {**vars(span), "first_s": span.first / sampling.fps, "end_s": (span.last + 1) / sampling.fps}
-            for span in spans(prompts)
+            for span in spans(prompts[-1])
         ],
-        "prompts": prompts,
-        "device": str(pipe.device),
-        "versions": {"torch": torch.__version__},
+        "level_spans": [[[span.prompt, span.first, span.last] for span in spans(level)] for level in prompts],
+        "prompts": list(prompts[-1]),
+        "given": [clip.describe() for clip in clips],
+        "device": _device(pipe.device),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
 
 
-def is_done(video: Path, record: dict[str, Any]) -> bool:
+def identity(record: Record) -> str:
+    """Text that is the same for the same windows only: everything that decides what they hold, as JSON.
+
+    Given frames count by their pixels: the last bits of their latents may differ from one machine to another.
+    """
+    entries = {name: record[name] for name in WINDOWS_DEPEND_ON}
+    prompts = hashlib.sha256(_dump(entries.pop("level_spans")).encode()).hexdigest()
+    return _dump({**entries, "given": _hashes(record), "prompts": prompts}, indent=1)
+
+
+def is_done(video: Path, record: Record) -> bool:
     """True when `video` already shows what `record` asks for.
 
-    Raises NuwaError when files are there that came from something else: they are not touched.
+    Raises NuwaError, with what differs, when files are there that came from something else: they are not touched.
     """
-    path = video.with_suffix(".json")
-    if not video.exists() and not path.exists():
+    path = record_path(video)
+    there = video.exists() and not (video.is_dir() and next(video.iterdir(), None) is None)
+    if not there and not path.exists():
         return False
-    old = _read(path)
-    differing = [name for name in DEPENDS_ON if old.get(name) != json.loads(json.dumps(record[name]))]
+    old, new = _read(path), json.loads(_dump(record))
+    differing = _differences(old, new)
     if differing:
-        found, beside = (video, path) if video.exists() else (path, video)
+        found, beside = (video, path) if there else (path, video)
         raise NuwaError(
             f"{found} is there already and differs in {', '.join(differing)}; "
             f"give another --output, or remove it and {beside.name}"
         )
-    return video.exists()
+    return there
 
 
-def write_record(video: Path, record: dict[str, Any]) -> None:
+def record_path(video: Path) -> Path:
+    """The JSON that belongs to a video."""
+    return video.with_suffix(".json")
+
+
+def write_record(video: Path, record: Record) -> None:
     """Write the record beside `video` under the same name, complete or not at all."""
-    path = video.with_suffix(".json")
+    path = record_path(video)
     draft = path.with_name(f"_{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        try:
+            draft.write_text(_dump(record, indent=1) + "\n", "utf-8")
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
     except OSError as error:
         raise NuwaError(f"{path.parent} cannot be written to ({error}); give another --output") from error
-    draft.replace(path)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _differences(old: Record, new: Record) -> list[str]:
+    """What decides the file and is not the same, with both values where they are short."""
+    if not old:
+        return ["everything (there is no record that says how it was made)"]
+    found = []
+    for name in DEPENDS_ON:
+        before, after = old.get(name), new[name]
+        if name == "sampling" and isinstance(before, dict):
+            found += [_difference(key, before.get(key), after[key]) for key in after if before.get(key) != after[key]]
+        elif name == "given" and _hashes(old) != _hashes(new):
+            found.append("given frames")
+        elif name == "level_spans" and before != after:
+            found.append("prompts")
+        elif name != "given" and before != after:
+            found.append(_difference(name, before, after))
+    return found
+
+
+def _difference(name: str, before: object, after: object) -> str:
+    return name if len(f"{before}{after}") > 60 else f"{name} ({before} there, {after} asked for)"
+
+
+def _hashes(record: Record) -> list[Any]:
+    """Given frames without the names of the files they came from."""
+    return [{key: clip[key] for key in clip if key != "source"} for clip in record.get("given", [])]
+
+
+def _device(device: torch.device) -> str:
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
+def _dump(entries: object, indent: int | None = None) -> str:
+    return json.dumps(entries, indent=indent, ensure_ascii=False, default=str)
+
+
+def _read(path: Path) -> Record:
     try:
         record = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):

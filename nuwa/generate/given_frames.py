@@ -1,0 +1,167 @@
+"""Frames that are there before generation begins: a first image, a storyboard, a video to be extended.
+
+Paper: not stated; here: given frames keep their latents and pixels at every level, as made ones do, and every window
+that holds some of them takes them as known.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+
+from nuwa.generate.pictures import IMAGE_SUFFIXES, Picture, Size, read_image, read_video
+from nuwa.generate.pipeline import NuwaXLPipeline
+from nuwa.generate.story import GivenImage
+from nuwa.generate.windows import FixedFrame
+from nuwa.hierarchy import NuwaError, plan
+
+_NUMBERED = re.compile(r"frame[-_ ]?(\d+)")
+
+
+@dataclass(frozen=True)
+class GivenClip:
+    """Successive frames of the finished video, from number `first` on, as uint8 (H W 3); an image is one frame."""
+
+    first: int
+    pictures: tuple[Picture, ...]
+    source: Path
+
+    def describe(self) -> dict[str, Any]:
+        """What the record says of it: where it came from, which frames it fills, a hash of its pixels."""
+        digest = hashlib.sha256(b"".join(picture.tobytes() for picture in self.pictures))
+        last = self.first + len(self.pictures) - 1
+        return {"source": str(self.source), "first": self.first, "last": last, "pixels_sha256": digest.hexdigest()}
+
+
+class GivenFrames(Mapping[int, FixedFrame]):
+    """Frame number → its latent and pixels; pixels are kept as bytes until they are asked for."""
+
+    def __init__(self, latents: Mapping[int, torch.Tensor], pictures: Mapping[int, Picture]) -> None:
+        self._latents, self._pictures = dict(latents), dict(pictures)
+
+    def __getitem__(self, frame: int) -> FixedFrame:
+        return FixedFrame(self._latents[frame], _pixels([self._pictures[frame]])[:, 0])
+
+    def __contains__(self, frame: object) -> bool:
+        return frame in self._latents
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._latents)
+
+    def __len__(self) -> int:
+        return len(self._latents)
+
+
+def image_clips(images: Sequence[GivenImage], fps: float, size: Size) -> list[GivenClip]:
+    """Single images of a story, each at its frame; a time becomes the nearest frame."""
+    numbers = [round(given.at_s * fps) if given.at_s is not None else given.frame or 0 for given in images]
+    return [
+        GivenClip(number, (read_image(given.image, size),), given.image)
+        for number, given in zip(numbers, images, strict=True)
+    ]
+
+
+def storyboard_clips(folder: Path, frames: int, length: int, depth: int | None, size: Size) -> list[GivenClip]:
+    """The images of a folder. `frame-000015.png` is frame 15; images of other names spread over the keyframes.
+
+    Spread in the order of their names: the first is the first keyframe, the last the last one, the others evenly
+    between. Keyframes are the frames of the global window.
+    """
+    paths = _images_in(folder)
+    numbers = [_NUMBERED.fullmatch(path.stem) for path in paths]
+    if all(numbers):
+        return [
+            GivenClip(int(number[1]), (read_image(path, size),), path)
+            for number, path in zip(numbers, paths, strict=True)
+            if number
+        ]
+    keyframes = [frame for frame in plan(frames, length, depth)[0][0].frames(length) if frame < frames]
+    if len(paths) > len(keyframes):
+        raise NuwaError(
+            f"storyboard {folder} has {len(paths)} images for {len(keyframes)} keyframes; give at most that many, "
+            "or name them by frame number as in frame-000015.png"
+        )
+    places = np.linspace(0, len(keyframes) - 1, len(paths)).round().astype(int)
+    return [
+        GivenClip(keyframes[place], (read_image(path, size),), path) for place, path in zip(places, paths, strict=True)
+    ]
+
+
+def video_clip(path: Path, frames: int, fps: float, size: Size) -> GivenClip:
+    """The video that a longer one begins with. NuwaError when nothing is left to make."""
+    pictures = read_video(path, fps, size, most=frames)
+    if len(pictures) == frames:
+        raise NuwaError(
+            f"video {path} fills all {frames} frames at {fps:g} fps; ask for more --frames than it has to extend it"
+        )
+    return GivenClip(0, tuple(pictures), path)
+
+
+def check_clips(clips: Sequence[GivenClip], frames: int) -> None:
+    """Raise NuwaError where given frames lie beyond the video, or two of them at one place."""
+    ordered = sorted(clips, key=lambda clip: clip.first)
+    for clip in ordered:
+        if clip.first + len(clip.pictures) > frames:
+            raise NuwaError(
+                f"{clip.source} is given for frame {clip.first}, but the video has frames 0 to {frames - 1}; "
+                "give an earlier place, or more --frames"
+            )
+    for before, after in pairwise(ordered):
+        if after.first < before.first + len(before.pictures):
+            raise NuwaError(f"{before.source} and {after.source} are both given for frame {after.first}; give one")
+
+
+@torch.no_grad()
+def encode_clips(pipe: NuwaXLPipeline, clips: Sequence[GivenClip]) -> GivenFrames:
+    """Latents of given frames.
+
+    Paper: not stated; here: the autoencoder has learned windows of `window_length` frames, and the latent of a frame
+    depends on its neighbours. So a video is encoded in the windows of stride 1 that the finished video is decoded
+    in, and an image as a window in which it stands still.
+    """
+    latents: dict[int, torch.Tensor] = {}
+    pictures: dict[int, Picture] = {}
+    length = pipe.config.window_length
+    for clip in clips:
+        for start, window in _windows(clip.pictures, length):
+            encoded = _encode(pipe, window)  # c l h w
+            for place in range(min(length, len(clip.pictures) - start)):
+                latents.setdefault(clip.first + start + place, encoded[:, place])
+        pictures |= dict(enumerate(clip.pictures, clip.first))
+    return GivenFrames(latents, pictures)
+
+
+def _images_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise NuwaError(f"there is no storyboard folder {folder}; give a folder of images")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise NuwaError(f"storyboard {folder} has no image; put in {', '.join(IMAGE_SUFFIXES)} files")
+    return paths
+
+
+def _windows(pictures: Sequence[Picture], length: int) -> Iterator[tuple[int, list[Picture]]]:
+    """Windows of `length` frames that share their ends; the last one is moved back, or its last frame held."""
+    last = max(0, len(pictures) - length)
+    for start in [*range(0, last, length - 1), last]:
+        window = list(pictures[start : start + length])
+        yield start, window + [window[-1]] * (length - len(window))
+
+
+def _encode(pipe: NuwaXLPipeline, window: Sequence[Picture]) -> torch.Tensor:
+    """Scaled latents (c l h w) on the CPU, as training encodes its targets."""
+    posterior = pipe.vae.encode(_pixels(window)[None].to(pipe.device))
+    return (posterior.mode()[0].float() * pipe.vae.config.scaling_factor).cpu()
+
+
+def _pixels(pictures: Sequence[Picture]) -> torch.Tensor:
+    """(3 t H W) in [−1, 1], as training makes it."""
+    frames = torch.from_numpy(np.stack(pictures))
+    return rearrange(frames, "t h w c -> c t h w").contiguous().float() / 127.5 - 1.0

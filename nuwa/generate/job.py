@@ -1,0 +1,161 @@
+"""One video, from what was asked for to the finished file: checked first, made window by window, resumable."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from nuwa.generate.config import GenerateConfig, check_numbers
+from nuwa.generate.executors import Executor, LocalExecutor
+from nuwa.generate.finished_windows import FinishedWindows
+from nuwa.generate.given_frames import (
+    GivenClip,
+    check_clips,
+    encode_clips,
+    image_clips,
+    storyboard_clips,
+    video_clip,
+)
+from nuwa.generate.long_video import Progress, VideoPlan, generate_frames
+from nuwa.generate.pictures import Size
+from nuwa.generate.pipeline import NuwaXLPipeline, pick_device
+from nuwa.generate.pipeline_folder import load_pipeline
+from nuwa.generate.record import Record, describe, identity, is_done, write_record
+from nuwa.generate.samplers import check_steps
+from nuwa.generate.story import GivenImage, Story, frame_prompts, level_prompts, load_story
+from nuwa.generate.video_files import check_output, format_of, write_video
+from nuwa.generate.windows import Sampling, WindowSampler
+from nuwa.hierarchy import NuwaError, plan
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that one video is made from, checked; `record` is what the JSON beside it will say."""
+
+    config: GenerateConfig
+    pipe: NuwaXLPipeline
+    sampling: Sampling
+    prompts: tuple[tuple[str, ...], ...]
+    clips: tuple[GivenClip, ...]
+    record: Record
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the finished video."""
+        return len(self.prompts[-1])
+
+    def is_done(self) -> bool:
+        """True when the output is there and shows what was asked for. NuwaError when something else is there."""
+        return is_done(self.config.output, self.record)
+
+
+def prepare(config: GenerateConfig) -> Job:
+    """Read and check everything, cheapest first. Raises NuwaError, one line, for whatever cannot be made."""
+    check_numbers(config)
+    format_of(config.output)
+    story = load_story(config.story)
+    pipe = load_pipeline(config.model).to(pick_device(config.device))
+    fps = next(rate for rate in (config.fps, story.fps, pipe.config.train_fps) if rate is not None)
+    check_output(config.output, pipe.config.height, pipe.config.width, config.upscale, fps)
+    frames = len(frame_prompts(story, fps, config.frames))
+    depth = len(plan(frames, pipe.config.window_length, config.depth))
+    sampling = _sampling(config, fps)
+    _check_steps(sampling, depth, pipe)
+    prompts = level_prompts(story, fps, frames, depth)
+    clips = _clips(config, story, pipe, frames, fps)
+    record = describe(config, story, pipe, sampling, prompts, clips)
+    return Job(config, pipe, sampling, prompts, clips, record)
+
+
+def run(job: Job, on_progress: Callable[[Progress], None]) -> None:
+    """Make the video. Stopped at any point, the same job goes on from the windows that are finished."""
+    config = job.config
+    with _work_folder(config) as folder:
+        keep = FinishedWindows(folder, identity(job.record))
+        write_record(config.output, job.record)
+        given = encode_clips(job.pipe, job.clips)
+        video = VideoPlan(job.prompts, job.pipe.config.window_length, len(job.prompts), given)
+        with closing(_executor(job)) as executor:
+            frames = generate_frames(video, executor, keep=keep, on_progress=on_progress)
+            write_video(config.output, frames, job.sampling.fps, config.upscale)
+    clean(config)
+
+
+def clean(config: GenerateConfig) -> None:
+    """Remove the finished windows of a video that is complete, unless they are to be kept."""
+    if not config.keep_windows:
+        shutil.rmtree(config.work_folder, ignore_errors=True)
+
+
+def _sampling(config: GenerateConfig, fps: float) -> Sampling:
+    return Sampling(
+        steps=config.steps if len(config.steps) > 1 else config.steps[0],
+        guidance=config.guidance,
+        guidance_last=config.guidance_last,
+        sampler=config.sampler,
+        seed=config.seed,
+        batch=config.batch,
+        fps=fps,
+        motion_score=config.motion_score,
+        condition=config.condition,
+    )
+
+
+def _check_steps(sampling: Sampling, depth: int, pipe: NuwaXLPipeline) -> None:
+    """Raise NuwaError unless there is one number of steps for all levels, or one for each."""
+    if isinstance(sampling.steps, tuple) and len(sampling.steps) != depth:
+        raise NuwaError(
+            f"{len(sampling.steps)} numbers of steps for {depth} {'level' if depth == 1 else 'levels'}; "
+            f"give --steps one number{'' if depth == 1 else f', or {depth}'}"
+        )
+    for level in range(depth):
+        check_steps(pipe.scheduler, sampling.steps_at(level))
+
+
+def _clips(
+    config: GenerateConfig, story: Story, pipe: NuwaXLPipeline, frames: int, fps: float
+) -> tuple[GivenClip, ...]:
+    """Everything that is given, from the story and from the options, checked against each other."""
+    size = Size(pipe.config.height, pipe.config.width, config.fit)
+    first = () if config.first_frame is None else (GivenImage(config.first_frame, frame=0),)
+    clips = image_clips([*first, *story.given], fps, size)
+    if config.storyboard is not None:
+        clips += storyboard_clips(config.storyboard, frames, pipe.config.window_length, config.depth, size)
+    if config.extend is not None:
+        clips.append(video_clip(config.extend, frames, fps, size))
+    check_clips(clips, frames)
+    return tuple(sorted(clips, key=lambda clip: clip.first))
+
+
+def _executor(job: Job) -> Executor:
+    """The device of this process, or Ray actors where several workers or a cluster are asked for."""
+    config = job.config
+    if config.workers == 1 and config.ray_address is None:
+        return LocalExecutor(WindowSampler(job.pipe, job.sampling))
+    from nuwa.generate.ray_windows import RayExecutor  # Ray only where it is needed
+
+    return RayExecutor(config.model, job.sampling, config.workers, address=config.ray_address)
+
+
+@contextmanager
+def _work_folder(config: GenerateConfig) -> Iterator[Path]:
+    """The folder of finished windows, held by this process alone; the hold ends with the process, however it ends."""
+    folder = config.work_folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise NuwaError(f"{folder} cannot be written to ({error}); give another --output") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise NuwaError(
+                f"another process is making {config.output}; wait for it or give another --output"
+            ) from error
+        yield folder
+    finally:
+        os.close(handle)

@@ -1,0 +1,90 @@
+"""Images and videos of the user as frames of the model's size: read, checked, cropped where that was asked for."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.container import InputContainer
+from PIL import Image, ImageOps
+
+from nuwa.generate.mp4 import exact_rate
+from nuwa.hierarchy import NuwaError
+
+Picture = npt.NDArray[np.uint8]
+Fit = Literal["exact", "crop"]
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Size:
+    """Size of the model's frames in px, and what becomes of pictures of another one."""
+
+    height: int
+    width: int
+    fit: Fit = "exact"
+
+    def fitted(self, image: Image.Image, name: str) -> Picture:
+        """uint8 (H W 3). Raises NuwaError for another size, unless it is to be scaled to cover and cropped."""
+        if image.size == (self.width, self.height):
+            return np.asarray(image)
+        if self.fit == "exact":
+            raise NuwaError(
+                f"{name} is {image.width}×{image.height} px, the model makes {self.width}×{self.height}; "
+                "give one of that size, or --fit crop to scale it and cut off what sticks out"
+            )
+        return np.asarray(ImageOps.fit(image, (self.width, self.height), Image.Resampling.LANCZOS))
+
+
+def read_image(path: Path, size: Size) -> Picture:
+    """One image as uint8 (H W 3) RGB, upright. Raises NuwaError naming the file when it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+    except FileNotFoundError as error:
+        raise NuwaError(f"there is no image {path}; give a PNG or JPEG file") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise NuwaError(f"image {path} cannot be read ({error}); give a PNG or JPEG file") from error
+    return size.fitted(upright, f"image {path}")
+
+
+def read_video(path: Path, fps: float, size: Size, most: int | None = None) -> list[Picture]:
+    """A video at `fps`, each frame uint8 (H W 3) RGB: at every time the picture that is on the screen then.
+
+    Reads on until it has `most` frames, if that is given.
+    """
+    if not path.is_file():
+        raise NuwaError(f"there is no video {path}; give an mp4, or any other file that FFmpeg reads")
+    try:
+        with av.open(str(path)) as container:
+            shown = islice(_resampled(container, exact_rate(fps)), most)
+            pictures = [size.fitted(frame.to_image(), f"video {path}") for frame in shown]
+    except (av.FFmpegError, OSError) as error:
+        raise NuwaError(f"video {path} cannot be read ({error}); convert it to mp4") from error
+    if not pictures:
+        raise NuwaError(f"video {path} has no picture; give a file with a video stream that plays")
+    return pictures
+
+
+def _resampled(container: InputContainer, fps: Fraction) -> Iterator[av.VideoFrame]:
+    """The frames shown at 0, 1/fps, 2/fps and so on, until the last one has been shown as long as the one before."""
+    shown: av.VideoFrame | None = None
+    start, shown_at, lasts, count = Fraction(0), Fraction(0), 1 / fps, 0
+    for frame in container.decode(video=0) if container.streams.video else ():
+        time = (frame.pts or 0) * Fraction(frame.time_base or 0)
+        if shown is None:
+            start = time
+        else:
+            lasts = time - start - shown_at
+            while count / fps < time - start:
+                yield shown
+                count += 1
+        shown, shown_at = frame, time - start
+    while shown is not None and count / fps < shown_at + lasts:
+        yield shown
+        count += 1
