@@ -1,7 +1,8 @@
 """Mask Temporal Diffusion (NUWA-XL Sec. 3.2): a text-to-image U-Net that denoises all frames of a window together."""
 
-from collections.abc import Iterator
-from typing import Any, Self
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, Self, get_args
 
 import torch
 from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
@@ -16,6 +17,7 @@ from nuwa.nn.frames import fold, unfold
 from nuwa.nn.inflation import load_image_weights
 from nuwa.nn.modulation import Cascade, Control
 
+Injection = Literal["symmetric", "up_only", "single_scale"]
 DOWN_BLOCKS = ("CrossAttnDownBlock2D", "DownBlock2D")
 MID_BLOCKS = ("UNetMidBlock2DCrossAttn",)
 UP_BLOCKS = ("CrossAttnUpBlock2D", "UpBlock2D")
@@ -36,7 +38,7 @@ PLAIN = {
 }
 
 
-def check_supported(config: dict[str, Any]) -> None:
+def check_supported(config: Mapping[str, Any]) -> None:
     """Raise for a 2-D U-Net whose block types or options have no temporal counterpart here."""
     supported = {"down_block_types": DOWN_BLOCKS, "up_block_types": UP_BLOCKS, "mid_block_type": MID_BLOCKS}
     for option, known in supported.items():
@@ -49,6 +51,22 @@ def check_supported(config: dict[str, Any]) -> None:
     for option, value in PLAIN.items():
         if config.get(option, value) != value:
             raise NuwaError(f"a U-Net with {option}={config[option]!r} cannot be inflated; it has to be {value!r}")
+    if config["in_channels"] != config["out_channels"]:
+        raise NuwaError(
+            f"a U-Net from {config['in_channels']} to {config['out_channels']} channels cannot be inflated; "
+            "both numbers have to be those of a latent (condition and mask have a way of their own)"
+        )
+
+
+def build_image_unet(unet_config: Mapping[str, Any]) -> UNet2DConditionModel:
+    """The image U-Net of a configuration, weights random. Raises NuwaError, in one line, for what is not supported."""
+    defaults = inspect.signature(UNet2DConditionModel.__init__).parameters
+    check_supported({name: known.default for name, known in defaults.items()} | dict(unet_config))
+    try:
+        return UNet2DConditionModel.from_config(dict(unet_config))
+    except (ValueError, TypeError) as error:
+        line = " ".join(str(error).split())
+        raise NuwaError(f"diffusers makes no image U-Net of this configuration ({line}); correct it") from error
 
 
 class MaskTemporalUNet(ModelMixin, ConfigMixin):
@@ -62,9 +80,15 @@ class MaskTemporalUNet(ModelMixin, ConfigMixin):
     unet_config: configuration of the image U-Net
     condition_channels, mask_channels: width of the two cascades. Paper: not stated
     temporal_kernel: frames a temporal convolution looks at. Paper: not stated; here 3
+    injection: where condition and mask enter, the variants of the paper's ablation: `symmetric`, every down and up
+        block; `up_only`, every up block; `single_scale`, one resolution. Paper: which resolution, and whether on the
+        way down too, is not stated; here: the last up block, at the resolution of the latents, because the ablation
+        adds first the other scales and then the way down
+
+    `enable_gradient_checkpointing()` trades time for memory in training, with the same gradients.
     """
 
-    _supports_gradient_checkpointing = False
+    _supports_gradient_checkpointing = True
 
     @register_to_config
     def __init__(
@@ -73,22 +97,27 @@ class MaskTemporalUNet(ModelMixin, ConfigMixin):
         condition_channels: int = 32,
         mask_channels: int = 8,
         temporal_kernel: int = 3,
+        injection: Injection = "symmetric",
     ) -> None:
         super().__init__()
-        unet = UNet2DConditionModel.from_config(unet_config)
-        check_supported(unet.config)
+        if injection not in get_args(Injection):
+            raise NuwaError(f"injection {injection!r} is unknown; use one of {', '.join(get_args(Injection))}")
+        unet = build_image_unet(unet_config)
         self.image_config = dict(unet.config)
         self._image_keys = frozenset(unet.state_dict())
         self.conv_in = unet.conv_in
         self.time_proj, self.time_embedding = unet.time_proj, unet.time_embedding
-        widths = (condition_channels, mask_channels)
-        self.down_blocks = nn.ModuleList(DownBlock(block, widths, temporal_kernel) for block in unet.down_blocks)
+        down, up = injected_widths(injection, len(unet.down_blocks), (condition_channels, mask_channels))
+        parts = zip(unet.down_blocks, down, strict=True)
+        self.down_blocks = nn.ModuleList(DownBlock(block, widths, temporal_kernel) for block, widths in parts)
         self.mid_block = MidBlock(unet.mid_block, temporal_kernel)
-        self.up_blocks = nn.ModuleList(UpBlock(block, widths, temporal_kernel) for block in unet.up_blocks)
+        parts = zip(unet.up_blocks, up, strict=True)
+        self.up_blocks = nn.ModuleList(UpBlock(block, widths, temporal_kernel) for block, widths in parts)
         self.conv_norm_out, self.conv_act, self.conv_out = unet.conv_norm_out, unet.conv_act, unet.conv_out
         self.clip_embedding = ClipEmbedding(unet.time_embedding.linear_2.out_features)
-        self.condition_cascade = Cascade(unet.config.in_channels, condition_channels, len(unet.down_blocks))
-        self.mask_cascade = Cascade(1, mask_channels, len(unet.down_blocks))
+        scales = len(unet.down_blocks) if injection != "single_scale" else 1
+        self.condition_cascade = Cascade(unet.config.in_channels, condition_channels, scales)
+        self.mask_cascade = Cascade(1, mask_channels, scales)
 
     @classmethod
     def from_unet(
@@ -97,10 +126,13 @@ class MaskTemporalUNet(ModelMixin, ConfigMixin):
         condition_channels: int = 32,
         mask_channels: int = 8,
         temporal_kernel: int = 3,
+        injection: Injection = "symmetric",
     ) -> Self:
         """The network of windows that equals `unet` frame by frame; weights are copied. NuwaError if not supported."""
+        if not isinstance(unet, UNet2DConditionModel):
+            raise NuwaError(f"a {type(unet).__name__} cannot be inflated; give a UNet2DConditionModel")
         config = {key: value for key, value in unet.config.items() if not key.startswith("_")}
-        model = cls(config, condition_channels, mask_channels, temporal_kernel)
+        model = cls(config, condition_channels, mask_channels, temporal_kernel, injection)
         model.load_image_state(unet.state_dict())
         return model if model.dtype == unet.dtype else model.to(unet.dtype)
 
@@ -157,7 +189,7 @@ class MaskTemporalUNet(ModelMixin, ConfigMixin):
         self._check(sample, encoder_hidden_states, condition, mask)
         num_frames = sample.shape[2]
         embedding = self._embed(sample, timestep, stride, added_time_ids)
-        prompts = prompts_per_frame(encoder_hidden_states, num_frames)
+        prompts = fold_prompts(encoder_hidden_states)  # (b t) n d, or b n d shared by the frames of a window
         controls = self._controls(sample, condition, mask)
         hidden = self.conv_in(fold(sample))
         skips = [hidden]
@@ -190,14 +222,15 @@ class MaskTemporalUNet(ModelMixin, ConfigMixin):
 
     def _controls(
         self, sample: torch.Tensor, condition: torch.Tensor | None, mask: torch.Tensor | None
-    ) -> list[Control]:
-        """Features of condition and mask at every resolution, finest first."""
+    ) -> list[Control | None]:
+        """Features of condition and mask at every resolution, finest first; None where the cascades do not reach."""
         if mask is None or condition is None:
             mask, condition = torch.zeros_like(sample[:, :1]), torch.zeros_like(sample)
         # Paper: the global model's condition encodes a black clip, a constant; here: it is not read at all.
         condition = condition * mask.amax(dim=(1, 2, 3, 4), keepdim=True).ne(0).to(condition.dtype)
         maps = zip(self.condition_cascade(fold(condition)), self.mask_cascade(fold(mask)), strict=True)
-        return [Control(condition_map, mask_map) for condition_map, mask_map in maps]
+        controls = [Control(condition_map, mask_map) for condition_map, mask_map in maps]
+        return [*controls, *[None] * (len(self.down_blocks) - len(controls))]
 
     def _check(
         self,
@@ -224,8 +257,16 @@ class MaskTemporalUNet(ModelMixin, ConfigMixin):
             raise NuwaError(f"mask of shape {tuple(mask.shape)}; give {(batch, 1, num_frames, height, width)}")
 
 
-def prompts_per_frame(prompts: torch.Tensor, num_frames: int) -> torch.Tensor:
-    """Prompts (b t n d) or (b n d) → ((b t) n d): each frame sees only its own."""
-    if prompts.ndim == 4:
-        return rearrange(prompts, "b t n d -> (b t) n d")
-    return prompts.repeat_interleave(num_frames, dim=0)
+def fold_prompts(prompts: torch.Tensor) -> torch.Tensor:
+    """Prompts (b t n d) → ((b t) n d), each frame its own; (b n d) stay, for all frames of a window."""
+    return rearrange(prompts, "b t n d -> (b t) n d") if prompts.ndim == 4 else prompts
+
+
+def injected_widths(
+    injection: Injection, num_blocks: int, widths: tuple[int, int]
+) -> tuple[list[tuple[int, int] | None], list[tuple[int, int] | None]]:
+    """For every down block and every up block the widths of condition and mask that enter it, None where none does."""
+    everywhere, nowhere = [widths] * num_blocks, [None] * num_blocks
+    if injection == "symmetric":
+        return [*everywhere], [*everywhere]
+    return [*nowhere], [*everywhere] if injection == "up_only" else [*nowhere[1:], widths]

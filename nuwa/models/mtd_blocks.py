@@ -4,9 +4,13 @@ Order within each layer of an up block (NUWA-XL Eq. 7–16): concatenate the ski
 convolution (8), temporal convolution (9), condition (10), mask (11), attention over pixels (12–13), attention to the
 frame's prompt (14–15), attention over frames, then, after the last layer, upsampling. A down block is the same without
 skips. Paper: one layer per block; here: the order repeats for every layer the image block has.
+
+With `gradient_checkpointing`, as diffusers' models set it, a block keeps the inputs of its layers only and computes
+the rest again in the backward pass.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -51,13 +55,33 @@ def modulations_of(block: ImageDownBlock | ImageUpBlock, widths: tuple[int, int]
     return nn.ModuleList(ControlModulation(*widths, resnet.out_channels) for resnet in block.resnets)
 
 
-class Layers(nn.Module):
-    """What down and up blocks share: layers of residual block, modulation, spatial and temporal attention."""
+class Checkpointed(nn.Module):
+    """What `enable_gradient_checkpointing` of a diffusers model looks for, and the way to run a part under it."""
 
-    def __init__(self, block: ImageDownBlock | ImageUpBlock, widths: tuple[int, int], kernel_size: int) -> None:
+    def __init__(self) -> None:
+        super().__init__()
+        self.gradient_checkpointing = False
+        self._gradient_checkpointing_func: Callable[..., torch.Tensor] | None = None
+
+    def run(self, part: Callable[..., torch.Tensor], *inputs: object) -> torch.Tensor:
+        """`part(*inputs)`; under checkpointing, what it computes on the way is not kept for the backward pass."""
+        if self.gradient_checkpointing and self._gradient_checkpointing_func and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(part, *inputs)
+        return part(*inputs)
+
+
+class Layers(Checkpointed):
+    """What down and up blocks share: layers of residual block, modulation, spatial and temporal attention.
+
+    `widths` are those of the features of condition and mask; a block that is not told of them takes None.
+    """
+
+    def __init__(self, block: ImageDownBlock | ImageUpBlock, widths: tuple[int, int] | None, kernel_size: int) -> None:
         super().__init__()
         self.resnets = inflate_resnets(block.resnets, kernel_size)
-        self.modulations = modulations_of(block, widths)
+        self.has_modulation = widths is not None
+        if widths is not None:
+            self.modulations = modulations_of(block, widths)
         spatial, temporal = attentions_of(block)
         if len(spatial):
             self.attentions, self.attn_time = spatial, temporal
@@ -70,11 +94,15 @@ class Layers(nn.Module):
         num_frames: int,
         embedding: torch.Tensor,
         prompts: torch.Tensor,
-        control: Control,
+        control: Control | None,
+        skip: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Eq. 7–16 once: frames ((b t) c h w), embedding (b d), prompts ((b t) n d)."""
+        """Eq. 7–16 once: frames ((b t) c h w), embedding (b d), prompts ((b t) n d) or (b n d)."""
+        if skip is not None:
+            frames = torch.cat([frames, skip], dim=1)
         frames = self.resnets[index](frames, num_frames, embedding)
-        frames = self.modulations[index](frames, control)
+        if self.has_modulation:
+            frames = self.modulations[index](frames, control)
         if self.has_attention:
             frames = self.attentions[index](frames, prompts)
             frames = self.attn_time[index](frames, num_frames)
@@ -84,7 +112,7 @@ class Layers(nn.Module):
 class DownBlock(Layers):
     """Layers, then spatial downsampling except in the last block."""
 
-    def __init__(self, block: ImageDownBlock, widths: tuple[int, int], kernel_size: int) -> None:
+    def __init__(self, block: ImageDownBlock, widths: tuple[int, int] | None, kernel_size: int) -> None:
         super().__init__(block, widths, kernel_size)
         self.downsamplers = block.downsamplers
 
@@ -94,12 +122,12 @@ class DownBlock(Layers):
         num_frames: int,
         embedding: torch.Tensor,
         prompts: torch.Tensor,
-        control: Control,
+        control: Control | None,
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Frames ((b t) c h w) → frames, half as large except in the last block, and what skips to the up path."""
         skips = []
         for index in range(len(self.resnets)):
-            frames = self.layer(index, frames, num_frames, embedding, prompts, control)
+            frames = self.run(partial(self.layer, index), frames, num_frames, embedding, prompts, control)
             skips.append(frames)
         for downsampler in self.downsamplers or ():
             frames = downsampler(frames)
@@ -110,7 +138,7 @@ class DownBlock(Layers):
 class UpBlock(Layers):
     """Layers that each take a skip, then spatial upsampling except in the last block."""
 
-    def __init__(self, block: ImageUpBlock, widths: tuple[int, int], kernel_size: int) -> None:
+    def __init__(self, block: ImageUpBlock, widths: tuple[int, int] | None, kernel_size: int) -> None:
         super().__init__(block, widths, kernel_size)
         self.upsamplers = block.upsamplers
 
@@ -120,19 +148,19 @@ class UpBlock(Layers):
         num_frames: int,
         embedding: torch.Tensor,
         prompts: torch.Tensor,
-        control: Control,
+        control: Control | None,
         skips: list[torch.Tensor],
     ) -> torch.Tensor:
         """Frames ((b t) c h w) → frames, twice as large except in the last block; takes its skips off the list."""
         for index in range(len(self.resnets)):
-            frames = torch.cat([frames, skips.pop()], dim=1)
-            frames = self.layer(index, frames, num_frames, embedding, prompts, control)
+            layer, skip = partial(self.layer, index), skips.pop()
+            frames = self.run(layer, frames, num_frames, embedding, prompts, control, skip)
         for upsampler in self.upsamplers or ():
             frames = upsample(upsampler, frames, skips[-1].shape[-2:])
         return frames
 
 
-class MidBlock(nn.Module):
+class MidBlock(Checkpointed):
     """The pretrained middle with temporal layers. Paper: condition and mask enter down and up blocks only."""
 
     def __init__(self, block: UNetMidBlock2DCrossAttn, kernel_size: int) -> None:
@@ -144,9 +172,16 @@ class MidBlock(nn.Module):
         self, frames: torch.Tensor, num_frames: int, embedding: torch.Tensor, prompts: torch.Tensor
     ) -> torch.Tensor:
         """Frames ((b t) c h w) → the same shape."""
-        frames = self.resnets[0](frames, num_frames, embedding)
-        layers = zip(self.attentions, self.attn_time, self.resnets[1:], strict=True)
-        for attention, attn_time, resnet in layers:
-            frames = attn_time(attention(frames, prompts), num_frames)
-            frames = resnet(frames, num_frames, embedding)
+        frames = self.run(self.resnets[0], frames, num_frames, embedding)
+        for index in range(len(self.attentions)):
+            frames = self.run(partial(self.layer, index), frames, num_frames, embedding, prompts)
         return frames
+
+    def layer(
+        self, index: int, frames: torch.Tensor, num_frames: int, embedding: torch.Tensor, prompts: torch.Tensor
+    ) -> torch.Tensor:
+        """Attention over pixels, to the prompt, over frames, then a residual block."""
+        frames = self.attn_time[index](self.attentions[index](frames, prompts), num_frames)
+        resnet = self.resnets[index + 1]
+        mixed: torch.Tensor = resnet(frames, num_frames, embedding)
+        return mixed

@@ -3,21 +3,9 @@
 import torch
 from einops import rearrange
 from torch import nn
-from torch.nn import functional
 
+from nuwa.nn.attention import attend
 from nuwa.nn.embedding import frame_positions
-
-# PyTorch's fused attention kernels put the batch on a CUDA grid axis that ends here; 64 windows of 32×32 latents,
-# one row per pixel, already pass it.
-MAX_ROWS = 65_535
-
-
-def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, max_rows: int = MAX_ROWS) -> torch.Tensor:
-    """Scaled dot-product attention over (rows, heads, t, d), at most `max_rows` rows at a time."""
-    if len(query) <= max_rows:
-        return functional.scaled_dot_product_attention(query, key, value)
-    chunks = zip(query.split(max_rows), key.split(max_rows), value.split(max_rows), strict=True)
-    return torch.cat([functional.scaled_dot_product_attention(q, k, v) for q, k, v in chunks])
 
 
 class TemporalAttention(nn.Module):

@@ -5,6 +5,8 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from einops import rearrange
 from torch import nn
 
+from nuwa.nn.attention import FoldedAttentionProcessor
+
 
 class SpatialTransformer(nn.Module):
     """A pretrained `Transformer2DModel`, same keys and same sums, that leaves frames in channels-last memory.
@@ -17,9 +19,12 @@ class SpatialTransformer(nn.Module):
         self.norm, self.proj_in, self.proj_out = transformer.norm, transformer.proj_in, transformer.proj_out
         self.transformer_blocks = transformer.transformer_blocks
         self.use_linear_projection = transformer.use_linear_projection
+        for block in self.transformer_blocks:
+            block.attn1.set_processor(FoldedAttentionProcessor())
+            block.attn2.set_processor(FoldedAttentionProcessor())
 
     def forward(self, frames: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
-        """frames: ((b t) c h w), prompts: ((b t) n d) → ((b t) c h w)."""
+        """frames: ((b t) c h w), prompts: ((b t) n d) or (b n d) → ((b t) c h w)."""
         height = frames.shape[-2]
         hidden = self.norm(frames)
         if self.use_linear_projection:

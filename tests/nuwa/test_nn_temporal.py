@@ -6,9 +6,10 @@ from einops import rearrange
 from torch.nn import functional
 
 from nuwa.hierarchy import NuwaError
+from nuwa.nn.attention import MAX_ROWS, attend
 from nuwa.nn.embedding import frame_positions
 from nuwa.nn.frames import fold, unfold
-from nuwa.nn.temporal_attention import MAX_ROWS, TemporalAttention, attend, num_heads_of
+from nuwa.nn.temporal_attention import TemporalAttention, num_heads_of
 from nuwa.nn.temporal_conv import TemporalConv
 
 
