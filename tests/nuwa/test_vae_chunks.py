@@ -1,12 +1,15 @@
 """Videos of any length and size through the autoencoder: what is exact, what is blended, what memory it takes."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
+from demo import world
 from nuwa.hierarchy import NuwaError
 from nuwa.models.vae import TemporalVAE
 from nuwa.models.vae_chunks import (
@@ -21,6 +24,7 @@ from nuwa.models.vae_chunks import (
 from nuwa.models.vae_tiles import Tiling, in_tiles
 
 WEIGHT = 0.05
+DEMO_VAE = Path(__file__).parents[2] / "demo" / "weights" / "pipeline" / "vae"
 
 
 def make_vae(attention: bool, *, temporal: bool = True) -> TemporalVAE:
@@ -233,3 +237,62 @@ def test_what_does_not_fit_the_autoencoder_is_refused() -> None:
         decode_chunked(vae, torch.zeros(1, 5, 3, 4, 4), Pieces())
     with pytest.raises(NuwaError, match="in one video"):
         list(decode_stream(vae, [latents_of(1)[:, :, 0], latents_of(1, side=2)[:, :, 0]], Pieces()))
+
+
+@pytest.fixture(scope="module")
+def demo_vae() -> TemporalVAE:
+    """The trained autoencoder that ships: windows of 16 frames, attention over time."""
+    return TemporalVAE.from_pretrained(DEMO_VAE).float().eval()
+
+
+def toon(num_frames: int, side: int) -> torch.Tensor:
+    """A shot of the toon world: (1 3 t h w) in [−1, 1]."""
+    episode = world.random_episode(3, fps=8.0)
+    frames = np.stack([world.draw_frame(episode, number, side, side) for number in range(num_frames)])
+    return torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1.0
+
+
+def levels(video: torch.Tensor) -> torch.Tensor:
+    """Size of a difference in levels of 256."""
+    return video.abs() * 127.5
+
+
+@torch.no_grad()
+def test_trained_model_chunks_differ_from_the_whole_by_less_than_a_level(demo_vae: TemporalVAE) -> None:
+    """Measured: 0.04 levels in the mean and 0.9 at most with an overlap of 4 frames; 3.7 at most without."""
+    video = toon(48, 32)
+    gaussian = demo_vae.encode(video)
+    whole = demo_vae.decode(gaussian.mean)
+    blended, cut = (decode_chunked(demo_vae, gaussian.mean, Pieces(frames=16, overlap=n)) for n in (4, 0))
+    assert levels(blended - whole).mean() < 0.1
+    assert levels(blended - whole).max() < 1.5 < levels(cut - whole).max()
+    losses = [(made - video).square().mean() for made in (whole, blended)]
+    assert losses[1] < 1.001 * losses[0]
+    latents = encode_chunked(demo_vae, video, Pieces(frames=16, overlap=4)).mean
+    assert (latents - gaussian.mean).norm() < 0.002 * gaussian.mean.norm()
+
+
+@torch.no_grad()
+def test_trained_model_no_jump_where_chunks_meet(demo_vae: TemporalVAE) -> None:
+    """Frame to frame the blended decode moves as the whole one does, also at the borders 12 … 16."""
+    latents = demo_vae.encode(toon(48, 32)).mean
+    whole = demo_vae.decode(latents).diff(dim=2)
+    moves = [decode_chunked(demo_vae, latents, Pieces(frames=16, overlap=n)).diff(dim=2) for n in (4, 0)]
+    blended, cut = (levels(move - whole).mean(dim=(0, 1, 3, 4)).max() for move in moves)
+    assert blended < 0.15 < cut
+
+
+@torch.no_grad()
+def test_trained_model_tiles_reconstruct_as_well_as_whole_frames(demo_vae: TemporalVAE) -> None:
+    """At 64 px with tiles of 48: the error against the source is that of whole frames; smaller tiles and no overlap
+    cost much more, because group normalisation and attention see only the tile."""
+    video = toon(4, 64)
+    latents = demo_vae.encode(video).mean
+
+    def error(tile_px: int | None, overlap_px: int | None) -> float:
+        pieces = Pieces(frames=4, overlap=0, tile_px=tile_px, tile_overlap_px=overlap_px)
+        return float((decode_chunked(demo_vae, latents, pieces) - video).square().mean())
+
+    whole = error(None, None)
+    assert error(48, 16) < 1.1 * whole
+    assert error(32, 16) < 0.6 * error(32, 0)
