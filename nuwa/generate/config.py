@@ -48,8 +48,8 @@ class GenerateConfig:
     first_frame: Path | None = None
     """Image that the video begins with."""
     storyboard: Path | None = None
-    """Folder of images that the video passes: `frame-000015.png` is frame 15, images of other names spread over the
-    keyframes in the order of their names."""
+    """Folder of images that the video passes: `frame-000015.png` is frame 15, images of other names are spread over
+    the keyframes in the order of their names."""
     extend: Path | None = None
     """Video to go on from: it becomes the beginning, and the story and --frames count from its start."""
     fit: Literal["exact", "crop"] = "exact"

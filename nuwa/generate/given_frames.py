@@ -20,7 +20,7 @@ from nuwa.generate.pictures import IMAGE_SUFFIXES, Picture, Size, read_image, re
 from nuwa.generate.pipeline import NuwaXLPipeline
 from nuwa.generate.story import GivenImage
 from nuwa.generate.windows import FixedFrame
-from nuwa.hierarchy import NuwaError, plan
+from nuwa.hierarchy import NuwaError, strides
 
 _NUMBERED = re.compile(r"frame[-_ ]?(\d+)")
 
@@ -68,30 +68,18 @@ def image_clips(images: Sequence[GivenImage], fps: float, size: Size) -> list[Gi
     ]
 
 
-def storyboard_clips(folder: Path, frames: int, length: int, depth: int | None, size: Size) -> list[GivenClip]:
-    """The images of a folder. `frame-000015.png` is frame 15; images of other names spread over the keyframes.
+def storyboard_clips(folder: Path, frames: int, length: int, depth: int, size: Size) -> list[GivenClip]:
+    """The images of a folder. `frame-000015.png` is frame 15; images of other names are spread over the video.
 
-    Spread in the order of their names: the first is the first keyframe, the last the last one, the others evenly
-    between. Keyframes are the frames of the global window.
+    Spread in the order of their names over the frames of the first level that has enough of them (the keyframes of
+    the global window, unless the tree is cropped): one on its first frame, one on its last, the others evenly between.
     """
     paths = _images_in(folder)
-    numbers = [_NUMBERED.fullmatch(path.stem) for path in paths]
-    if all(numbers):
-        return [
-            GivenClip(int(number[1]), (read_image(path, size),), path)
-            for number, path in zip(numbers, paths, strict=True)
-            if number
-        ]
-    keyframes = [frame for frame in plan(frames, length, depth)[0][0].frames(length) if frame < frames]
-    if len(paths) > len(keyframes):
-        raise NuwaError(
-            f"storyboard {folder} has {len(paths)} images for {len(keyframes)} keyframes; give at most that many, "
-            "or name them by frame number as in frame-000015.png"
-        )
-    places = np.linspace(0, len(keyframes) - 1, len(paths)).round().astype(int)
-    return [
-        GivenClip(keyframes[place], (read_image(path, size),), path) for place, path in zip(places, paths, strict=True)
-    ]
+    named = [_NUMBERED.fullmatch(path.stem) for path in paths]
+    numbers = [int(name[1]) for name in named if name]
+    if len(numbers) < len(paths):
+        numbers = _spread(len(paths), frames, strides(length, depth), folder)
+    return [GivenClip(number, (read_image(path, size),), path) for number, path in zip(numbers, paths, strict=True)]
 
 
 def video_clip(path: Path, frames: int, fps: float, size: Size) -> GivenClip:
@@ -145,6 +133,13 @@ def _images_in(folder: Path) -> list[Path]:
     if not paths:
         raise NuwaError(f"storyboard {folder} has no image; put in {', '.join(IMAGE_SUFFIXES)} files")
     return paths
+
+
+def _spread(count: int, frames: int, level_strides: Sequence[int], folder: Path) -> list[int]:
+    if count > frames:
+        raise NuwaError(f"storyboard {folder} has {count} images for {frames} frames; give fewer, or more --frames")
+    grid = next(grid for grid in (range(0, frames, stride) for stride in level_strides) if len(grid) >= count)
+    return [grid[place] for place in np.linspace(0, len(grid) - 1, count).round().astype(int)]
 
 
 def _windows(pictures: Sequence[Picture], length: int) -> Iterator[tuple[int, list[Picture]]]:

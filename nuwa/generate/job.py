@@ -65,7 +65,7 @@ def prepare(config: GenerateConfig) -> Job:
     sampling = _sampling(config, fps)
     _check_steps(sampling, depth, pipe)
     prompts = level_prompts(story, fps, frames, depth)
-    clips = _clips(config, story, pipe, frames, fps)
+    clips = _clips(config, story, pipe, frames, depth, fps)
     record = describe(config, story, pipe, sampling, prompts, clips)
     return Job(config, pipe, sampling, prompts, clips, record)
 
@@ -116,14 +116,14 @@ def _check_steps(sampling: Sampling, depth: int, pipe: NuwaXLPipeline) -> None:
 
 
 def _clips(
-    config: GenerateConfig, story: Story, pipe: NuwaXLPipeline, frames: int, fps: float
+    config: GenerateConfig, story: Story, pipe: NuwaXLPipeline, frames: int, depth: int, fps: float
 ) -> tuple[GivenClip, ...]:
     """Everything that is given, from the story and from the options, checked against each other."""
     size = Size(pipe.config.height, pipe.config.width, config.fit)
     first = () if config.first_frame is None else (GivenImage(config.first_frame, frame=0),)
     clips = image_clips([*first, *story.given], fps, size)
     if config.storyboard is not None:
-        clips += storyboard_clips(config.storyboard, frames, pipe.config.window_length, config.depth, size)
+        clips += storyboard_clips(config.storyboard, frames, pipe.config.window_length, depth, size)
     if config.extend is not None:
         clips.append(video_clip(config.extend, frames, fps, size))
     check_clips(clips, frames)
