@@ -56,7 +56,7 @@ class NuwaXLPipeline(DiffusionPipeline):
             raise NuwaError("no prompt to encode; give at least one (an empty string is a prompt)")
         length = min(self.tokenizer.model_max_length, self.text_encoder.context_length)
         tokens = self.tokenizer(prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-        return self.text_encoder(tokens["input_ids"].to(self.text_encoder.device)).float()
+        return self.text_encoder(tokens["input_ids"].to(self.text_encoder.device))
 
 
 def pick_device(name: str) -> str:

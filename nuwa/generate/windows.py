@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from nuwa.diffusion.guidance import guided
-from nuwa.generate.samplers import SamplerName, check_steps, new_sampler
+from nuwa.diffusion.guidance import frame_scales, guided
+from nuwa.generate.samplers import Sampler, SamplerName, check_steps, denoise
 from nuwa.hierarchy import NuwaError, Window
 
 if TYPE_CHECKING:
     from nuwa.generate.pipeline import NuwaXLPipeline
+
+Condition = Literal["pixels", "latents"]
 
 PROMPTS_KEPT = 512
 """Encoded prompts that a sampler keeps."""
@@ -42,7 +44,7 @@ class Sampling:
     batch: int = 4
     fps: float = 8.0
     motion_score: float | None = None
-    condition: Literal["pixels", "latents"] = "pixels"
+    condition: Condition = "pixels"
 
     def __post_init__(self) -> None:
         steps = self.steps if isinstance(self.steps, tuple) else (self.steps,)
@@ -142,67 +144,88 @@ class WindowSampler:
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Scaled latents (b c l h w) to video (b 3 l H W) in [−1, 1]."""
         vae = self.pipe.vae
-        return vae.decode(latents.to(self.pipe.device) / vae.config.scaling_factor).clamp(-1.0, 1.0)
+        scaled = latents.to(self.pipe.device) / vae.config.scaling_factor
+        return vae.decode(scaled.to(self._precision())).float().clamp(-1.0, 1.0)
 
-    def tokens(self, tasks: Sequence[WindowTask]) -> torch.Tensor:
+    def _precision(self) -> torch.dtype:
+        """That of the networks, told by the prompts they encode."""
+        return self._encode("").dtype
+
+    def _tokens(self, tasks: Sequence[WindowTask]) -> torch.Tensor:
         """Encoded prompts (b l n d)."""
-        if isinstance(tasks[0].prompts, torch.Tensor):  # until long_video.py hands over text
-            return torch.stack([task.prompts for task in tasks])
         return torch.stack([torch.stack([self._encode(prompt) for prompt in task.prompts]) for task in tasks])
 
     def _batch(self, tasks: Sequence[WindowTask], size: int, pixels: bool) -> list[WindowResult]:
         latents = self._denoise(fill_batch(tasks, size))  # b c l h w
-        videos = self.decode(latents).float().cpu() if pixels else [None] * size
+        videos = self.decode(latents).cpu() if pixels else [None] * size
         return [
             WindowResult(row.clone(), None if video is None else video.clone())
             for row, video, _ in zip(latents.cpu(), videos, tasks, strict=False)
         ]
 
     def _denoise(self, tasks: Sequence[WindowTask]) -> torch.Tensor:
-        """Scaled latents (b c l h w) of windows of one level.
-
-        Paper: how given frames are kept while sampling is not stated; here: before every step they are put back
-        at the step's noise level, and after the last one exactly, so the frames between grow towards them.
-        """
+        """Scaled latents (b c l h w) of windows of one level, float32."""
         pipe, sampling, level = self.pipe, self.sampling, tasks[0].window.level
-        tokens = self.tokens(tasks).to(pipe.device)
-        condition, given, mask = conditioning(pipe, tasks, sampling.condition)
+        tokens = self._tokens(tasks).to(pipe.device)  # b l n d
+        condition, given, mask = conditioning(pipe, tasks, sampling.condition, tokens.dtype)
         noise, generators = _noise(tasks, sampling.seed, given.shape[1:], pipe.device)
         stride = torch.tensor([task.window.stride for task in tasks], device=pipe.device)
         time_ids = _time_ids(len(tasks), sampling, pipe.device)
-        predict = guided(pipe.denoiser_at(level), sampling.guidance, self._encode(""))
-        scheduler = new_sampler(pipe.scheduler, sampling.sampler, sampling.steps_at(level), pipe.device)
-        zt = noise * scheduler.init_noise_sigma
-        for step in scheduler.timesteps:
-            steps = step.expand(len(tasks))
-            zt = torch.where(mask > 0, scheduler.add_noise(given, noise, steps), zt)
-            scaled = scheduler.scale_model_input(zt, step)
-            prediction = predict(scaled, steps, tokens, condition, mask, stride, time_ids)
-            zt = scheduler.step(prediction, step, zt, generator=generators, return_dict=False)[0]
-        return torch.where(mask > 0, given, zt)
+        prompted = guided(pipe.denoiser_at(level), _scale(sampling, tokens.shape[1]), self._encode(""))
+        known = [tensor.to(tokens.dtype) for tensor in (condition, mask)]
+
+        def predict(zt: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+            """The walk is float32; the networks have their own precision."""
+            return prompted(zt.to(tokens.dtype), steps, tokens, *known, stride, time_ids).float()
+
+        sampler = Sampler(pipe.scheduler, sampling.sampler, sampling.steps_at(level), pipe.device)
+        return denoise(predict, sampler, noise, given, mask, generators)
 
 
 def conditioning(
-    pipe: "NuwaXLPipeline", tasks: Sequence[WindowTask], condition: Literal["pixels", "latents"] = "pixels"
+    pipe: "NuwaXLPipeline",
+    tasks: Sequence[WindowTask],
+    condition: Condition = "pixels",
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What is known of each window (NUWA-XL Sec. 3.2).
 
-    Returns the condition z_c (b c l h w), encoded from pixels in which unknown frames are zero; the latents
-    of given frames (b c l h w), zero elsewhere; and the mask (b 1 l h w), 1 where a frame is given.
+    Returns the condition z_c (b c l h w); the latents of given frames (b c l h w), zero elsewhere; and the mask
+    (b 1 l h w), 1 where a frame is given. z_c is encoded from pixels in which unknown frames are zero, the paper's, or
+    with `latents` the given frames' latents themselves. All float32; `dtype` is what the autoencoder computes in.
     """
-    length = len(tasks[0].prompts)
-    height, width = pipe.config.height, pipe.config.width
-    pixels = torch.zeros(len(tasks), 3, length, height, width, device=pipe.device)
-    for row, task in enumerate(tasks):
-        for position, frame in task.given.items():
-            pixels[row, :, position] = frame.pixels
-    z_c = pipe.vae.encode(pixels).mode() * pipe.vae.config.scaling_factor  # b c l h w
-    given, mask = torch.zeros_like(z_c), torch.zeros_like(z_c[:, :1])
+    z_c = _encoded(pipe, tasks, dtype) if condition == "pixels" else None
+    given = torch.zeros(_latent_shape(pipe, tasks), device=pipe.device) if z_c is None else torch.zeros_like(z_c)
+    mask = torch.zeros_like(given[:, :1])
     for row, task in enumerate(tasks):
         for position, frame in task.given.items():
             given[row, :, position] = frame.latent
             mask[row, :, position] = 1.0
-    return z_c if condition == "pixels" else given, given, mask
+    return given if z_c is None else z_c, given, mask
+
+
+def _encoded(pipe: "NuwaXLPipeline", tasks: Sequence[WindowTask], dtype: torch.dtype) -> torch.Tensor:
+    """z_c (b c l h w): the window encoded with its unknown frames zeroed in pixel space (NUWA-XL Sec. 3.2)."""
+    shape = (len(tasks), 3, len(tasks[0].prompts), pipe.config.height, pipe.config.width)
+    pixels = torch.zeros(shape, device=pipe.device, dtype=dtype)
+    for row, task in enumerate(tasks):
+        for position, frame in task.given.items():
+            pixels[row, :, position] = frame.pixels
+    return pipe.vae.encode(pixels).mode().float() * pipe.vae.config.scaling_factor
+
+
+def _latent_shape(pipe: "NuwaXLPipeline", tasks: Sequence[WindowTask]) -> tuple[int, ...]:
+    """b c l h w."""
+    factor, config = pipe.vae.downsample_factor, pipe.config
+    length = len(tasks[0].prompts)
+    return len(tasks), pipe.vae.config.latent_channels, length, config.height // factor, config.width // factor
+
+
+def _scale(sampling: Sampling, length: int) -> float | torch.Tensor:
+    """Guidance: one number, or (l,) where it grows over the frames of a window."""
+    if sampling.guidance_last is None or sampling.guidance_last == sampling.guidance:
+        return sampling.guidance
+    return frame_scales(sampling.guidance, sampling.guidance_last, length)
 
 
 def _noise(
@@ -219,14 +242,3 @@ def _time_ids(rows: int, sampling: Sampling, device: torch.device) -> torch.Tens
     """Fps, motion score, noise augmentation (none here) of each window: (b 3), NaN = not known."""
     motion = math.nan if sampling.motion_score is None else sampling.motion_score
     return torch.tensor([[sampling.fps, motion, 0.0]] * rows, device=device)
-
-
-def sample_windows(pipe: "NuwaXLPipeline", tasks: Sequence[WindowTask], sampling: Sampling) -> torch.Tensor:
-    """Scaled latents (b c l h w) of one batch. Goes when long_video.py uses WindowSampler."""
-    with torch.no_grad():
-        return WindowSampler(pipe, sampling)._denoise(tasks)
-
-
-def decode(pipe: "NuwaXLPipeline", latents: torch.Tensor) -> torch.Tensor:
-    """Scaled latents (b c l h w) to video (b 3 l H W). Goes when long_video.py uses WindowSampler."""
-    return WindowSampler(pipe, Sampling()).decode(latents)

@@ -2,7 +2,7 @@
 
 import torch
 
-from nuwa.diffusion.guidance import guided
+from nuwa.diffusion.guidance import frame_scales, guided
 
 NULL = torch.full((6, 4), -1.0)
 
@@ -59,3 +59,18 @@ def test_global_windows_have_neither_mask_nor_condition() -> None:
     guided(recorder, 3.0, NULL)(inputs[0], torch.tensor(5), inputs[2][:, 0])
     assert recorder.calls[0][3:] == (None, None, None, None)
     assert recorder.calls[0][1].tolist() == [5] * 4
+
+
+def test_a_ramp_scales_every_frame_by_its_own_number() -> None:
+    """Stable Video Diffusion: null + s_i·(prompted − null), s_i linear over the frames of a window."""
+    scales = frame_scales(1.0, 3.0, 3)
+    assert scales.tolist() == [1.0, 2.0, 3.0]
+    out = guided(Recorder(), scales, NULL)(*make_inputs())
+    expected = torch.tensor([-1 + scale * (2 - -1) for scale in (1.0, 2.0, 3.0)])
+    assert torch.equal(out, expected[:, None, None].expand_as(out))
+
+
+def test_a_flat_ramp_is_plain_guidance() -> None:
+    inputs = make_inputs()
+    flat, plain = (guided(Recorder(), scale, NULL)(*inputs) for scale in (frame_scales(3.0, 3.0, 3), 3.0))
+    assert torch.equal(flat, plain)
