@@ -63,9 +63,11 @@ def build_pipeline(config: TrainConfig, run: Run) -> NuwaXLPipeline:
         )
     text_encoder, tokenizer = load_text_encoder(config.text_encoder)
     torch.manual_seed(config.seed)
+    vae = TemporalVAE.from_image_vae(_image_vae(sizes, run))
+    unet = _image_unet(sizes, run.height // factor, _width(text_encoder))
     return NuwaXLPipeline(
-        vae=TemporalVAE.from_image_vae(_image_vae(sizes, run)),
-        denoiser_global=MaskTemporalUNet.from_unet(_image_unet(sizes, run.height // factor, _width(text_encoder))),
+        vae=vae,
+        denoiser_global=MaskTemporalUNet.from_unet(unet, injection=config.injection),
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         scheduler=new_scheduler(config.prediction_type),

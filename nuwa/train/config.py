@@ -19,7 +19,7 @@ DEMO_TEXT_ENCODER = Path(__file__).parents[2] / "demo" / "weights" / "coca"
 _PLACES = ("dataset", "output", "init", "text_encoder", "ray_address")
 _RHYTHM = ("steps", "checkpoint_every", "keep_checkpoints", "log_every")
 _MACHINERY = ("threads", "loader_workers", "frame_cache_mb", "latent_cache_mb", "workers", "engine")
-FREE_TO_CHANGE = frozenset({*_PLACES, *_RHYTHM, *_MACHINERY})
+FREE_TO_CHANGE = frozenset({*_PLACES, *_RHYTHM, *_MACHINERY, "gradient_checkpointing"})
 """Fields that may differ when a run is continued: places and machinery; all others change what is learned."""
 
 
@@ -72,6 +72,18 @@ class TrainConfig:
     """Probability that a window's fps and motion score are hidden, each on its own."""
     global_mask_frac: float = 0.1
     """mtd: share of local windows trained with nothing given."""
+    first_frame_frac: float = 0.05
+    """mtd: share of windows, at every level, trained with their first frame given (a story from a picture)."""
+    prediction_frac: float = 0.05
+    """mtd: share of windows trained with their first k frames given, k random (a video that goes on)."""
+    infilling_frac: float = 0.05
+    """mtd: share of windows trained with any k frames given, k and frames random (a storyboard)."""
+    condition_noise: float = 0.0
+    """mtd: most noise on the condition, in standard deviations of a latent; a window draws its own and is told."""
+    injection: Literal["symmetric", "up_only", "single_scale"] = "symmetric"
+    """Where condition and mask enter a new denoiser (the paper's ablation); with --init that folder's decides."""
+    gradient_checkpointing: bool = False
+    """mtd: compute activations again in the backward pass: less memory, more time, the same result."""
     kl_weight: float = 1e-4
     """image-vae, vae: weight of the KL term per latent element, against the mean absolute error."""
     vae_trains: VaeTrains = "temporal+decoder"
@@ -139,12 +151,14 @@ def resolve(config: TrainConfig) -> TrainConfig:
 
 _COUNTS = ("steps", "batch", "hop", "checkpoint_every", "keep_checkpoints", "log_every", "workers")
 _NOT_BELOW_0 = ("seed", "warmup", "weight_decay", "kl_weight", "loader_workers", "frame_cache_mb", "latent_cache_mb")
-_FRACTIONS = ("decay_frac", "ema_decay", "prompt_dropout", "condition_dropout", "global_mask_frac")
+_MASKS = ("global_mask_frac", "first_frame_frac", "prediction_frac", "infilling_frac")
+_FRACTIONS = ("decay_frac", "ema_decay", "prompt_dropout", "condition_dropout", *_MASKS)
 _INFINITY = float("inf")
 _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(_COUNTS, (1, _INFINITY)),
     **dict.fromkeys(_NOT_BELOW_0, (0, _INFINITY)),
     **dict.fromkeys(_FRACTIONS, (0, 1)),
+    "condition_noise": (0, 1000),
     **dict.fromkeys(("perceptual_weight", "adversarial_weight"), (0, 1000)),
 }
 
@@ -155,6 +169,8 @@ def _check_ranges(config: TrainConfig) -> None:
         if not least <= getattr(config, name) <= most:
             rule = f"be at least {least}" if most == _INFINITY else f"lie between {least} and {most}"
             raise TrainError(f"{name} is {getattr(config, name)}; it must {rule}")
+    if (shares := sum(getattr(config, name) for name in _MASKS)) > 1 + 1e-9:
+        raise TrainError(f"{' + '.join(_MASKS)} is {shares:g}; these shares of all windows may be 1 together at most")
     for name in ("lr", "clip_norm"):
         if not getattr(config, name) > 0:
             raise TrainError(f"{name} is {getattr(config, name)}; it must be above 0")

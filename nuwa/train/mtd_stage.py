@@ -13,6 +13,8 @@ from nuwa.hierarchy import strides
 from nuwa.models.mtd import MaskTemporalUNet
 from nuwa.train import draws as random_draws
 from nuwa.train.config import TrainConfig, TrainError
+from nuwa.train.draws import generator
+from nuwa.train.given_frames import Given, ends, given_frames, shares_of
 from nuwa.train.memory import LatentMemory
 from nuwa.train.stages import Diffusion, Losses, rebuilt, video_of, windows_of
 
@@ -21,7 +23,7 @@ class MtdStage:
     """mtd: Mask Temporal Diffusion on windows at all strides (NUWA-XL Sec. 3.2, Eq. 5).
 
     Target = E(window), condition = E(window with unknown frames zeroed in pixel space). At the largest stride
-    nothing is given; at the others the first and last frame, but for a share of windows also nothing.
+    nothing is given, at the others the first and last frame; shares of the windows learn other masks (given_frames.py).
     """
 
     adversary = None
@@ -34,6 +36,9 @@ class MtdStage:
         self.pattern = tuple(range(len(self.levels)))
         self.vae = pipe.vae.to(device).eval().requires_grad_(False)
         self.module: MaskTemporalUNet = _trained_denoiser(config, pipe).to(device).requires_grad_(True)
+        if config.gradient_checkpointing:
+            self.module.enable_gradient_checkpointing()
+        self.shares, self.ends = shares_of(config), ends(config.length)
         self.diffusion = Diffusion(config, pipe, device)
         self.memory = LatentMemory(config.latent_cache_mb * 2**20)
 
@@ -45,38 +50,55 @@ class MtdStage:
         mask = repeat(torch.tensor(given), "b t -> b 1 t h w", h=z0.shape[3], w=z0.shape[4]).to(z0)
         tokens = self.diffusion.tokens(samples, draws)
         stride = torch.tensor([sample.stride for sample in samples], device=self.device)
-        known = (condition.to(self.device), mask, stride, self._time_ids(samples, draws))
+        noise_levels = self._noise_levels(draws)
+        condition = self._noised(condition, noise_levels, draws).to(self.device)
+        known = (condition, mask, stride, self._time_ids(samples, noise_levels, draws))
         per_window = self.diffusion.loss(self.module, z0, tokens, draws, *known)
         return {"loss": per_window.mean()} | self._by_level(per_window.detach(), samples)
 
-    def _given(self, samples: Sequence[WindowSample], draws: range) -> list[tuple[bool, ...]]:
-        """Which frames of each window are given: none, or the first and the last."""
-        emptied = random_draws.happens(self.config.seed, "mask", draws, self.config.global_mask_frac)
-        ends = tuple(frame in (0, self.config.length - 1) for frame in range(self.config.length))
-        nothing = (False,) * self.config.length
-        return [
-            nothing if empty or self.levels[sample.level] == 0 else ends
-            for sample, empty in zip(samples, emptied, strict=True)
-        ]
+    def _given(self, samples: Sequence[WindowSample], draws: range) -> list[Given]:
+        """Which frames of each window are given."""
+        where = (self.config.length, self.config.seed)
+        levels = [self.levels[sample.level] for sample in samples]
+        return [given_frames(self.shares, level, *where, draw) for level, draw in zip(levels, draws, strict=True)]
 
-    def _latents(self, sample: WindowSample, known: tuple[bool, ...] | None) -> torch.Tensor:
+    def _latents(self, sample: WindowSample, known: Given | None) -> torch.Tensor:
         """Scaled latents of a window (c t h w): all of it, or with frames that are not `known` zeroed."""
-        if known is not None and not any(known):
+        if known is None or known == self.ends:
+            return self.memory.recall((sample.index, known is None), lambda: self._encode(sample, known))
+        if not any(known):
             return self.memory.recall((-1,), lambda: self._encode(sample, known))
-        return self.memory.recall((sample.index, known is None), lambda: self._encode(sample, known))
+        # Hardly any other mask meets its window again: it is not kept, but rounded as if it were.
+        return self._encode(sample, known).half().float().cpu()
 
     @torch.no_grad()
-    def _encode(self, sample: WindowSample, known: tuple[bool, ...] | None) -> torch.Tensor:
+    def _encode(self, sample: WindowSample, known: Given | None) -> torch.Tensor:
         video = video_of([sample], self.device)
         if known is not None:
             video = video * torch.tensor(known, device=self.device)[:, None, None]  # b c t h w
         return self.vae.encode(video).mode()[0].float() * self.vae.config.scaling_factor
 
-    def _time_ids(self, samples: Sequence[WindowSample], draws: range) -> torch.Tensor:
-        """(b, 3): fps, motion score, noise augmentation (always 0 here); NaN stands for not known."""
+    def _noise_levels(self, draws: range) -> list[float]:
+        """Standard deviation of the noise on each window's condition, uniform up to the most that is asked for."""
+        most, seed = self.config.condition_noise, self.config.seed
+        return [most * float(torch.rand((), generator=generator(seed, "condition level", draw))) for draw in draws]
+
+    def _noised(self, condition: torch.Tensor, noise_levels: Sequence[float], draws: range) -> torch.Tensor:
+        """The condition (b c t h w) with noise on it, as frames that were sampled have errors (noise augmentation).
+
+        Stable Video Diffusion puts noise on pixels before they are encoded; here: on latents, which stay cached.
+        """
+        if self.config.condition_noise == 0:
+            return condition
+        generators = [generator(self.config.seed, "condition noise", draw) for draw in draws]
+        eps = torch.stack([torch.randn(condition.shape[1:], generator=each) for each in generators])
+        return condition + torch.tensor(noise_levels)[:, None, None, None, None] * eps
+
+    def _time_ids(self, samples: Sequence[WindowSample], noise_levels: Sequence[float], draws: range) -> torch.Tensor:
+        """(b, 3): fps, motion score, noise on the condition; NaN stands for not known."""
         rate, seed = self.config.condition_dropout, self.config.seed
         hidden = [random_draws.happens(seed, purpose, draws, rate) for purpose in ("fps", "motion", "augmentation")]
-        numbers = torch.tensor([[sample.fps, sample.motion_score, 0.0] for sample in samples])
+        numbers = torch.tensor([[s.fps, s.motion_score, n] for s, n in zip(samples, noise_levels, strict=True)])
         return numbers.masked_fill(torch.tensor(hidden).T, float("nan")).to(self.device)
 
     def _by_level(self, per_window: torch.Tensor, samples: Sequence[WindowSample]) -> Losses:
