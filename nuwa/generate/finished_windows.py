@@ -23,7 +23,7 @@ _IDENTITY = "identity.json"
 class FinishedWindows:
     """The finished windows of one video in `folder`, which is made when it is not there.
 
-    identity: text that fixes the video (`long_video.identity`); NuwaError when the folder holds windows of another one.
+    identity: text that fixes the video, JSON for errors that name what differs; NuwaError when the folder holds windows of another one.
     Files that are cut short or altered are removed on opening, so that their windows are made again.
     """
 

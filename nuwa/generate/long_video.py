@@ -4,13 +4,11 @@ A window starts as soon as the frames at its two ends exist. Frames are decoded 
 windows still run; what is held in memory does not grow with the length of the video.
 """
 
-import hashlib
-import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -20,7 +18,7 @@ from nuwa.generate.executors import Executor
 from nuwa.generate.finished_windows import FinishedWindows
 from nuwa.generate.ready_windows import ReadyWindows, given_windows
 from nuwa.generate.streaming_decode import StreamingDecode
-from nuwa.generate.windows import FixedFrame, Sampling, WindowResult, WindowTask
+from nuwa.generate.windows import FixedFrame, WindowResult, WindowTask
 from nuwa.hierarchy import NuwaError, Window, children, parent, plan
 
 
@@ -141,30 +139,6 @@ def generate_latents(
     return torch.cat(list(_Recursion(plan, executor, keep, on_progress).latents()), dim=1)
 
 
-def identity(plan: VideoPlan, sampling: Sampling, weights: str) -> str:
-    """Text that is the same for the same video only: hashes of `weights` (their SHA-256), prompts, given frames, and
-    all of `Sampling`. Finished windows of another video are told by it.
-    """
-    given = {str(frame): _hash_frame(plan.given[frame]) for frame in sorted(plan.given)}
-    entries = {
-        "weights": weights,
-        "prompts": hashlib.sha256(json.dumps(plan.prompts).encode()).hexdigest(),
-        "frames": plan.num_frames,
-        "window length": plan.length,
-        "depth": len(plan.levels),
-        "given frames": hashlib.sha256(json.dumps(given).encode()).hexdigest(),
-        "sampling": asdict(sampling),
-    }
-    return json.dumps(entries, indent=1)
-
-
-def _hash_frame(frame: FixedFrame) -> str:
-    digest = hashlib.sha256()
-    for tensor in (frame.latent, frame.pixels):
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 class _Recursion:
     """One video on its way: what runs, what is ready, and the frames that ready windows start from."""
 
@@ -185,7 +159,7 @@ class _Recursion:
         self.leaves: dict[Window, torch.Tensor] = {}  # latents (c l h w) whose turn in the video has not come
         self._last_read: tuple[Window, WindowResult] | None = None
 
-    def latents(self) -> Iterator[torch.Tensor]:
+    def latents(self) -> Generator[torch.Tensor]:
         """The video's latents in order, (c t h w) at a time: the frames that each window of stride 1 adds."""
         try:
             for leaf in self.video.levels[-1]:

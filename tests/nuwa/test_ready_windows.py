@@ -49,7 +49,7 @@ def test_rounds_per_level_are_windows_over_round_rounded_up(frames: int, size: i
 @pytest.mark.parametrize(("workers", "batch"), [(1, 8), (2, 4), (2, 8), (3, 5), (8, 1), (4, 64)])
 @pytest.mark.parametrize("frames", PAPER)
 def test_batches_on_workers_take_as_many_turns_as_the_formula_says(frames: int, workers: int, batch: int) -> None:
-    """Σ_k ⌈w_k/(K·B)⌉: a round of K·B windows is at most K batches, one for each worker, and all but the last are full."""
+    """Σ_k ⌈w_k/(K·B)⌉: a round of K·B windows is at most K batches, one per worker, and all but the last are full."""
     levels = plan(frames, 16)
     rounds = run(ReadyWindows(levels, 16, workers * batch))
     assert len(rounds) == sum(-(-len(level) // (workers * batch)) for level in levels)
