@@ -8,7 +8,7 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 from nuwa.hierarchy import NuwaError
-from nuwa.models.mtd import MaskTemporalUNet
+from nuwa.models.mtd import Injection, MaskTemporalUNet
 from nuwa.nn.temporal_attention import TemporalAttention
 from nuwa.nn.temporal_conv import TemporalConv
 
@@ -30,8 +30,18 @@ def make_unet(**options: object) -> UNet2DConditionModel:
     return UNet2DConditionModel(**(defaults | options)).eval()
 
 
-def make_mtd() -> MaskTemporalUNet:
-    return MaskTemporalUNet.from_unet(make_unet(), condition_channels=6, mask_channels=3).eval()
+def make_mtd(injection: Injection = "symmetric", **options: object) -> MaskTemporalUNet:
+    unet = make_unet(**options)
+    return MaskTemporalUNet.from_unet(unet, condition_channels=6, mask_channels=3, injection=injection).eval()
+
+
+def with_random_weights(model: MaskTemporalUNet) -> MaskTemporalUNet:
+    """Every weight moved, those that start at zero too."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.05 * torch.randn(weight.shape, generator=generator)
+    return model
 
 
 def make_inputs(seed: int = 0, size: tuple[int, int] = (8, 8)) -> dict[str, torch.Tensor]:
@@ -198,7 +208,8 @@ def test_one_prompt_for_the_window_is_the_same_prompt_for_every_frame(stepped: M
     with torch.no_grad():
         once = stepped(**(inputs | {"encoder_hidden_states": clip}))
         frames = clip[:, None].expand(-1, NUM_FRAMES, -1, -1)
-        assert torch.equal(stepped(**(inputs | {"encoder_hidden_states": frames})), once)
+        assert torch.allclose(stepped(**(inputs | {"encoder_hidden_states": frames})), once, atol=1e-6)
+        assert not torch.allclose(stepped(**inputs), once, atol=1e-6)
 
 
 def test_order_of_an_up_block_is_equations_7_to_16() -> None:
@@ -238,11 +249,54 @@ def test_step_stride_and_clip_numbers_matter_after_one_step(stepped: MaskTempora
         assert torch.equal(stepped(**(inputs | {"added_time_ids": torch.full((2, 3), torch.nan)})), unknown)
 
 
-def test_any_number_of_frames(stepped: MaskTemporalUNet) -> None:
-    for num_frames in (1, 3, 24):
-        sample, prompts = torch.randn(1, 4, num_frames, 8, 8), torch.randn(1, 6, WIDTH)
-        with torch.no_grad():
-            assert stepped(sample, torch.tensor(3), prompts).shape == sample.shape
+@pytest.mark.parametrize("num_frames", [1, 2, 16, 24])
+def test_any_number_of_frames(stepped: MaskTemporalUNet, num_frames: int) -> None:
+    generator = torch.Generator().manual_seed(4)
+    sample, condition = torch.randn(2, 1, 4, num_frames, 8, 8, generator=generator)
+    prompts = torch.randn(1, num_frames, 6, WIDTH, generator=generator)
+    mask = torch.zeros(1, 1, num_frames, 8, 8)
+    mask[:, :, [0, -1]] = 1
+    with torch.no_grad():
+        output = stepped(sample, torch.tensor(3), prompts, condition, mask)
+        assert output.shape == sample.shape
+        assert not torch.allclose(stepped(sample, torch.tensor(3), prompts, condition + 1, mask), output, atol=1e-6)
+        assert stepped(sample, torch.tensor(3), prompts[:, 0]).shape == sample.shape
+
+
+def masks_of_all_kinds() -> torch.Tensor:
+    """Global, local, first frame, prediction, infilling, and one that is given in half of each picture only."""
+    given = [[], [0, NUM_FRAMES - 1], [0], [0, 1, 2], [1, 3]]
+    mask = torch.zeros(len(given) + 1, 1, NUM_FRAMES, 8, 8)
+    for row, frames in enumerate(given):
+        mask[row, :, frames] = 1
+    mask[-1, ..., :4] = 1
+    return mask
+
+
+def test_masks_of_all_kinds_are_one_network() -> None:
+    model, mask = with_random_weights(make_mtd()), masks_of_all_kinds()
+    rows = len(mask)
+    inputs = {name: value[:1].expand(rows, *value.shape[1:]) for name, value in make_inputs().items()} | {"mask": mask}
+    with torch.no_grad():
+        together = model(**inputs)
+        for row in range(rows):
+            alone = model(**{name: value[row : row + 1] for name, value in inputs.items()})
+            assert torch.allclose(alone[0], together[row], atol=1e-5)
+    pairs = torch.cdist(together.flatten(1), together.flatten(1))
+    assert pairs[~torch.eye(rows, dtype=torch.bool)].min() > 1e-3
+
+
+def test_normalisation_never_mixes_frames() -> None:
+    """Random weights everywhere, but temporal convolutions and attentions set back to the identity."""
+    model = with_random_weights(make_mtd())
+    assert cross_frame_gradient(model) > 1e-6
+    for module in model.modules():
+        if isinstance(module, TemporalConv):
+            module.reset_parameters()
+        if isinstance(module, TemporalAttention):
+            nn.init.zeros_(module.to_out.weight)
+            nn.init.zeros_(module.to_out.bias)
+    assert cross_frame_gradient(model) == 0
 
 
 def test_windows_of_a_batch_do_not_see_each_other(stepped: MaskTemporalUNet) -> None:
@@ -311,11 +365,36 @@ def test_autocast_to_bfloat16_works() -> None:
         ({"resnet_time_scale_shift": "scale_shift"}, "resnet_time_scale_shift"),
         ({"dual_cross_attention": True}, "dual_cross_attention"),
         ({"cross_attention_dim": (WIDTH, WIDTH)}, "one width"),
+        ({"in_channels": 9}, "from 9 to 4 channels"),
+        ({"class_embed_type": "timestep"}, "class_embed_type"),
+        ({"encoder_hid_dim": 7}, "encoder_hid_dim"),
+        ({"mid_block_type": None}, "mid_block_type None"),
     ],
 )
 def test_unets_that_cannot_be_inflated_are_refused(options: dict[str, object], named: str) -> None:
-    with pytest.raises(NuwaError, match=named):
+    with pytest.raises(NuwaError, match=named) as caught:
         MaskTemporalUNet.from_unet(make_unet(**options))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"down_block_types": ["NoSuchBlock"]}, "NoSuchBlock"),
+        ({"num_attention_heads": 4}, "num_attention_heads"),
+        ({"block_out_channels": [8, 16, 32]}, "block_out_channels"),
+        ({"norm_num_groups": 7}, "num_channels"),
+    ],
+)
+def test_configurations_of_no_unet_are_refused_in_one_line(config: dict[str, object], named: str) -> None:
+    with pytest.raises(NuwaError, match=named) as caught:
+        MaskTemporalUNet(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_only_image_unets_are_inflated() -> None:
+    with pytest.raises(NuwaError, match="a Linear cannot be inflated; give a UNet2DConditionModel"):
+        MaskTemporalUNet.from_unet(nn.Linear(1, 1))
 
 
 @pytest.mark.parametrize(
