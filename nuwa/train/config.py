@@ -170,7 +170,7 @@ def _check_ranges(config: TrainConfig) -> None:
             rule = f"be at least {least}" if most == _INFINITY else f"lie between {least} and {most}"
             raise TrainError(f"{name} is {getattr(config, name)}; it must {rule}")
     if (shares := sum(getattr(config, name) for name in _MASKS)) > 1 + 1e-9:
-        raise TrainError(f"{' + '.join(_MASKS)} is {shares:g}; these shares of all windows may be 1 together at most")
+        raise TrainError(f"{' + '.join(_MASKS)} is {shares:g}; as shares of the windows they may be at most 1 together")
     for name in ("lr", "clip_norm"):
         if not getattr(config, name) > 0:
             raise TrainError(f"{name} is {getattr(config, name)}; it must be above 0")
