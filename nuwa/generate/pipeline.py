@@ -1,22 +1,52 @@
-"""One diffusers pipeline folder with all that generation needs: models, prompts, scheduler, sizes."""
+"""One diffusers pipeline folder with all that generation needs: models, prompts, scheduler, sizes; and the call."""
 
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils import BaseOutput
+from einops import rearrange
+from PIL import Image
+from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from nuwa.hierarchy import NuwaError
+from nuwa.generate.executors import LocalExecutor
+from nuwa.generate.folder_checks import check_component, check_keys, components
+from nuwa.generate.long_video import Progress, frame_plan, generate_frames
+from nuwa.generate.samplers import SamplerName
+from nuwa.generate.windows import Condition, FixedFrame, Sampling, WindowResult, WindowSampler, check_given
+from nuwa.hierarchy import NuwaError, Window
 from nuwa.models.mtd import MaskTemporalUNet
 from nuwa.models.text import PromptEncoder
 from nuwa.models.vae import TemporalVAE
 
+Frames = list[list[Image.Image]] | np.ndarray | torch.Tensor
+OnWindowEnd = Callable[[Window, WindowResult], None]
+
+
+@dataclass
+class NuwaXLPipelineOutput(BaseOutput):
+    """One video, as diffusers' video pipelines hand out a batch of them.
+
+    frames: `pil`, a list of one list of images; `np`, (1 n H W 3) in [0, 1]; `pt`, (1 n 3 H W) in [0, 1]; float32
+    """
+
+    frames: Frames
+
 
 class NuwaXLPipeline(DiffusionPipeline):
-    """The components of NUWA-XL and the sizes they were trained at.
+    """The components of NUWA-XL and the sizes they were trained at; called, it makes a video.
 
     `denoiser_local=None`, or the same object as `denoiser_global`, means that one network serves all levels:
     it is then stored once and `denoiser_local` reads as None; `denoiser_at(level)` gives a level's network.
     `window_length` is L in frames, `train_fps` the frame rate of training, `height`, `width` its size in px.
+    NuwaError for components that do not fit together.
     """
 
     _optional_components = ["denoiser_local"]  # noqa: RUF012  diffusers declares it as a plain class attribute
@@ -35,15 +65,40 @@ class NuwaXLPipeline(DiffusionPipeline):
         width: int = 32,
     ) -> None:
         super().__init__()
+        denoiser_local = None if denoiser_local is denoiser_global else denoiser_local
+        _check_fit(vae, {"denoiser_global": denoiser_global, "denoiser_local": denoiser_local}, text_encoder)
+        _check_size(vae, height, width)
         self.register_modules(
             vae=vae,
             denoiser_global=denoiser_global,
-            denoiser_local=None if denoiser_local is denoiser_global else denoiser_local,
+            denoiser_local=denoiser_local,
             text_encoder=text_encoder,
             tokenizer=tokenizer,
             scheduler=scheduler,
         )
         self.register_to_config(window_length=window_length, train_fps=train_fps, height=height, width=width)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
+        """A pipeline from a folder; the options are those of `DiffusionPipeline.from_pretrained`.
+
+        Raises NuwaError, one line naming the file, when something is missing, cut short or does not fit.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        stored = [name for name in components(folder) if name not in kwargs]
+        for name in stored:
+            check_component(folder / name)
+        try:
+            pipe = super().from_pretrained(folder, **kwargs)
+        except NuwaError as error:
+            raise NuwaError(f"pipeline folder {folder}: {error}") from error
+        except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, ImportError) as error:
+            line = " ".join(str(error).split())
+            raise NuwaError(f"pipeline folder {folder} cannot be loaded ({line}); train or copy it again") from error
+        for name in stored:
+            if isinstance(module := pipe.components[name], nn.Module):
+                check_keys(folder / name, module)
+        return pipe
 
     def denoiser_at(self, level: int) -> MaskTemporalUNet:
         """The denoiser of `level`; the local one when it exists and the level is not the global one."""
@@ -51,12 +106,99 @@ class NuwaXLPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
-        """Tokens of each prompt: (n_prompts, n_tokens, d), on the text encoder's device."""
+        """Tokens of each prompt: (n_prompts, n_tokens, d), in the text encoder's precision and on its device."""
         if not prompts:
             raise NuwaError("no prompt to encode; give at least one (an empty string is a prompt)")
         length = min(self.tokenizer.model_max_length, self.text_encoder.context_length)
         tokens = self.tokenizer(prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
         return self.text_encoder(tokens["input_ids"].to(self.text_encoder.device))
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompts: str | Sequence[str],
+        num_frames: int | None = None,
+        num_inference_steps: int | tuple[int, ...] = 20,
+        guidance_scale: float = 4.0,
+        generator: torch.Generator | None = None,
+        output_type: Literal["pil", "np", "pt"] = "pil",
+        *,
+        guidance_scale_last: float | None = None,
+        sampler: SamplerName = "trained",
+        depth: int | None = None,
+        given: Mapping[int, FixedFrame] | None = None,
+        condition: Condition = "pixels",
+        batch_size: int = 4,
+        fps: float | None = None,
+        motion_score: float | None = None,
+        callback_on_window_end: OnWindowEnd | None = None,
+        return_dict: bool = True,
+    ) -> NuwaXLPipelineOutput | tuple[Frames]:
+        """Make one video by diffusion over diffusion (NUWA-XL Sec. 3.3), on the device of the networks.
+
+        prompts: one, one per frame, or fewer than frames, which are spread evenly
+        num_frames: n; by default one window, or as many as there are prompts if those are more
+        num_inference_steps: of the sampler; one number, or one per level, global first
+        guidance_scale, guidance_scale_last: 1 is none; with a last one it grows over the frames of every window
+        generator: one number is drawn from it as the seed of all windows; None draws from torch's own
+        output_type: `pil`, `np` or `pt`, see `NuwaXLPipelineOutput`
+        sampler: `trained`, the pipeline's own scheduler, or ddpm, ddim, dpm++, unipc on its noise schedule
+        depth: levels, the global one included; by default the fewest that reach n
+        given: number in the video → frame, latent (c h w) and pixels (3 H W), that the video has to contain
+        condition: `pixels` or `latents`, see `Sampling`; batch_size: local windows per denoiser call
+        fps: default `train_fps`; motion_score: mean optical flow in frame heights per second, None = not asked for
+        callback_on_window_end: called with every window and its result, latents (c l h w), when it is made
+        return_dict: False for a plain tuple, (frames,)
+
+        Returns the frames, see `NuwaXLPipelineOutput`. NuwaError, one line, for what cannot be made.
+        """
+        if output_type not in ("pil", "np", "pt"):
+            raise NuwaError(f"output_type {output_type!r} is unknown; use pil, np or pt")
+        plan = frame_plan(
+            spread(prompts, self._num_frames(prompts, num_frames)), self.config.window_length, depth, given
+        )
+        sampling = Sampling(
+            steps=num_inference_steps,
+            guidance=guidance_scale,
+            guidance_last=guidance_scale_last,
+            sampler=sampler,
+            seed=_draw_seed(generator),
+            batch=batch_size,
+            fps=self.config.train_fps if fps is None else fps,
+            motion_score=motion_score,
+            condition=condition,
+        )
+        sampling.check_levels(len(plan.levels))
+        check_given(self, plan.given)
+        executor = _TellingExecutor(WindowSampler(self, sampling), callback_on_window_end)
+        with self.progress_bar(total=sum(map(len, plan.levels)) - len(plan.given_windows)) as bar:
+
+            def advance(progress: Progress) -> None:
+                bar.update(progress.windows_done - bar.n)
+
+            images = np.stack(list(generate_frames(plan, executor, on_progress=advance)))  # n H W 3
+        frames = _as_output(images, output_type)
+        return NuwaXLPipelineOutput(frames=frames) if return_dict else (frames,)
+
+    def _num_frames(self, prompts: str | Sequence[str], num_frames: int | None) -> int:
+        """Length of the video."""
+        if num_frames is None:
+            return max(self.config.window_length, 1 if isinstance(prompts, str) else len(prompts))
+        if num_frames < 2:
+            raise NuwaError(f"num_frames is {num_frames}; a video has at least 2")
+        return num_frames
+
+
+def spread(prompts: str | Sequence[str], num_frames: int) -> list[str]:
+    """One prompt per frame: each of the given ones for the same time, to within a frame, in their order."""
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not prompts:
+        raise NuwaError("a video without prompts cannot be made; give at least one (an empty string is a prompt)")
+    if len(prompts) > num_frames:
+        raise NuwaError(
+            f"there are {len(prompts)} prompts for {num_frames} frames; give at most one per frame, or more frames"
+        )
+    return [prompts[frame * len(prompts) // num_frames] for frame in range(num_frames)]
 
 
 def pick_device(name: str) -> str:
@@ -66,3 +208,54 @@ def pick_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return name
+
+
+class _TellingExecutor(LocalExecutor):
+    """One device; tells of every window when it is made."""
+
+    def __init__(self, sampler: WindowSampler, on_window_end: OnWindowEnd | None) -> None:
+        super().__init__(sampler)
+        self._on_window_end = on_window_end
+
+    def collect(self) -> list[tuple[Window, WindowResult]]:
+        done = super().collect()
+        if self._on_window_end is not None:
+            for window, result in done:
+                self._on_window_end(window, result)
+        return done
+
+
+def _draw_seed(generator: torch.Generator | None) -> int:
+    device = "cpu" if generator is None else generator.device
+    return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
+
+
+def _as_output(images: np.ndarray, output_type: str) -> Frames:
+    """uint8 (n H W 3) as `NuwaXLPipelineOutput` describes it."""
+    if output_type == "pil":
+        return [[Image.fromarray(image) for image in images]]
+    scaled = images[None].astype(np.float32) / 255.0
+    return scaled if output_type == "np" else rearrange(torch.from_numpy(scaled), "b n h w c -> b n c h w")
+
+
+def _check_fit(vae: TemporalVAE, denoisers: Mapping[str, MaskTemporalUNet | None], text_encoder: PromptEncoder) -> None:
+    """Raise NuwaError for networks of different widths."""
+    for name, denoiser in denoisers.items():
+        if denoiser is None:
+            continue
+        if denoiser.in_channels != vae.config.latent_channels:
+            raise NuwaError(
+                f"{name} takes latents of {denoiser.in_channels} channels, but vae makes "
+                f"{vae.config.latent_channels}; use a vae and a denoiser that were trained together"
+            )
+        if denoiser.cross_attention_dim != text_encoder.width:
+            raise NuwaError(
+                f"{name} takes prompts of width {denoiser.cross_attention_dim}, but text_encoder makes "
+                f"{text_encoder.width}; use the text encoder that the denoiser was trained with"
+            )
+
+
+def _check_size(vae: TemporalVAE, height: int, width: int) -> None:
+    factor = vae.downsample_factor
+    if height % factor or width % factor or height < 1 or width < 1:
+        raise NuwaError(f"frames of {width}x{height} px do not fit vae; both sides must be multiples of {factor}")

@@ -2,7 +2,7 @@
 
 Every sampler walks from pure noise to clean latents and holds given frames at each step's own noise level. diffusers
 rounds where the count does not divide the schedule: DDIM then walks to other noise levels than the denoiser is told
-(data of mean 0.7 and variance 0.25 come out with 0.49 and 0.43 at 600 of 1000 steps), and trailing spacing of 61, 103, …
+(data of mean 0.7 and variance 0.25 come out with 0.49 and 0.43 at 600 of 1000 steps), and trailing spacing of 61, 103 …
 steps has one too many, at step −1. Here every count walks exactly the levels that the denoiser is told.
 """
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
@@ -57,17 +57,24 @@ class Sampling:
             scale = getattr(self, name)
             if scale is not None and not math.isfinite(scale):
                 raise NuwaError(f"{name} is {scale}; give a number (1 is none)")
+        for name, known in (("sampler", get_args(SamplerName)), ("condition", get_args(Condition))):
+            if getattr(self, name) not in known:
+                raise NuwaError(f"{name} {getattr(self, name)!r} is unknown; use {', '.join(known)}")
+
+    def check_levels(self, levels: int) -> None:
+        """Raise NuwaError when steps are given per level and their number is not that of a video of `levels`."""
+        if isinstance(self.steps, tuple) and len(self.steps) != levels:
+            raise NuwaError(
+                f"steps are given for {len(self.steps)} levels, {self.steps}, and the video has {levels}; "
+                "give one number per level, or a single one for all"
+            )
 
     def steps_at(self, level: int) -> int:
-        """Sampler steps of windows at `level`. NuwaError when steps are given per level and this one is missing."""
-        if isinstance(self.steps, int):
-            return self.steps
-        if level >= len(self.steps):
-            raise NuwaError(
-                f"steps are given for {len(self.steps)} levels, {self.steps}, and level {level} has none; "
-                "give one number per level of the video, or a single one for all"
-            )
-        return self.steps[level]
+        """Sampler steps of windows at `level`."""
+        if isinstance(self.steps, tuple):
+            self.check_levels(max(level + 1, len(self.steps)))
+            return self.steps[level]
+        return self.steps
 
 
 @dataclass(frozen=True)
@@ -104,6 +111,19 @@ class WindowResult:
 
     latents: torch.Tensor
     pixels: torch.Tensor | None
+
+
+def check_given(pipe: "NuwaXLPipeline", given: Mapping[int, FixedFrame]) -> None:
+    """Raise NuwaError for given frames of another size than the pipeline's."""
+    factor, height, width = pipe.vae.downsample_factor, pipe.config.height, pipe.config.width
+    latent = (pipe.vae.config.latent_channels, height // factor, width // factor)
+    for number, frame in given.items():
+        found = (tuple(frame.latent.shape), tuple(frame.pixels.shape))
+        if found != (latent, (3, height, width)):
+            raise NuwaError(
+                f"given frame {number} has latent {found[0]} and pixels {found[1]}; this pipeline takes {latent} and "
+                f"{(3, height, width)}: encode the frame with it, at its size"
+            )
 
 
 def noise_generator(seed: int, purpose: str, level: int, index: int) -> torch.Generator:

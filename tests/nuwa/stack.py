@@ -14,18 +14,18 @@ LENGTH = 5
 WORDS = ["<pad>", "<bos>", "<eos>", "<unk>", "a", "red", "blue", "star", "circle", "jumps"]
 
 
-def build(seed: int = 0, *, shared: bool = True) -> NuwaXLPipeline:
+def build(seed: int = 0, *, shared: bool = True, latent_channels: int = 4, text_width: int = 8) -> NuwaXLPipeline:
     """Every weight is random, those that start at zero too: otherwise temporal layers and condition do nothing."""
     torch.manual_seed(seed)
-    unets = [MaskTemporalUNet.from_unet(_unet(), condition_channels=4, mask_channels=4) for _ in range(2 - shared)]
-    vae = TemporalVAE.from_image_vae(_image_vae())
+    unets = [_denoiser(latent_channels, text_width) for _ in range(2 - shared)]
+    vae = TemporalVAE.from_image_vae(_image_vae(latent_channels))
     for module in (vae, *unets):
         _break_zero_init(module)
     return NuwaXLPipeline(
         vae=vae.eval(),
         denoiser_global=unets[0].eval(),
         denoiser_local=unets[-1].eval(),
-        text_encoder=PromptEncoder(_TEXT_CONFIG, 8).eval(),
+        text_encoder=PromptEncoder(_TEXT_CONFIG | {"width": text_width}, 8).eval(),
         tokenizer=_tokenizer(),
         scheduler=DDIMScheduler(clip_sample=False, prediction_type="v_prediction"),
         window_length=LENGTH,
@@ -44,27 +44,32 @@ def _break_zero_init(module: torch.nn.Module) -> None:
             weight += 0.03 * torch.randn(weight.shape)
 
 
-def _image_vae() -> AutoencoderKL:
+def _denoiser(latent_channels: int, text_width: int) -> MaskTemporalUNet:
+    return MaskTemporalUNet.from_unet(_unet(latent_channels, text_width), condition_channels=4, mask_channels=4)
+
+
+def _image_vae(latent_channels: int) -> AutoencoderKL:
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
         block_out_channels=(8, 8),
         layers_per_block=1,
+        latent_channels=latent_channels,
         norm_num_groups=4,
         scaling_factor=1.0,
     )
 
 
-def _unet() -> UNet2DConditionModel:
+def _unet(latent_channels: int, text_width: int) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         sample_size=8,
-        in_channels=4,
-        out_channels=4,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
         down_block_types=("CrossAttnDownBlock2D",) * 2,
         up_block_types=("CrossAttnUpBlock2D",) * 2,
         block_out_channels=(8, 16),
         layers_per_block=1,
-        cross_attention_dim=8,
+        cross_attention_dim=text_width,
         attention_head_dim=2,
         norm_num_groups=4,
     )

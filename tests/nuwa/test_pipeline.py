@@ -1,11 +1,19 @@
 """The pipeline folder: complete, readable by diffusers itself, and a clear line for every way it can be broken."""
 
+import errno
 import json
+import shutil
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from nuwa.generate import pipeline_folder
 from nuwa.generate.pipeline import NuwaXLPipeline
 from nuwa.generate.pipeline_folder import load_pipeline, save_pipeline, weights_fingerprint
 from nuwa.hierarchy import NuwaError
@@ -15,6 +23,13 @@ from tests.nuwa import stack
 @pytest.fixture(scope="module")
 def pipe() -> NuwaXLPipeline:
     return stack.build()
+
+
+def video(pipe: NuwaXLPipeline) -> np.ndarray:
+    """Seven frames at two levels."""
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    return pipe(["a red star", "a blue circle"], 7, 2, generator=generator, output_type="np").frames
 
 
 @pytest.fixture
@@ -38,6 +53,19 @@ def test_saved_and_loaded_is_the_same(pipe: NuwaXLPipeline, folder: Path) -> Non
     prompts = ["a red star", ""]
     assert torch.equal(pipe.encode_prompts(prompts), loaded.encode_prompts(prompts))
     assert not any(weight.requires_grad for weight in loaded.denoiser_global.parameters())
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_frames_of_a_stored_pipeline_are_bitwise_those_of_the_first(tmp_path: Path, shared: bool) -> None:
+    pipe = stack.build(shared=shared)
+    pipe.save_pretrained(tmp_path / "whole")
+    pipe.save_pretrained(tmp_path / "sharded", max_shard_size="40KB")
+    assert len(list((tmp_path / "sharded" / "denoiser_global").glob("*-of-*.safetensors"))) > 1
+    assert json.loads((tmp_path / "whole" / "model_index.json").read_text())["_class_name"] == "NuwaXLPipeline"
+    expected = video(pipe)
+    for name in ("whole", "sharded"):
+        assert np.array_equal(video(NuwaXLPipeline.from_pretrained(tmp_path / name)), expected)
+        assert np.array_equal(video(load_pipeline(tmp_path / name)), expected)
 
 
 def test_diffusers_itself_loads_the_folder(pipe: NuwaXLPipeline, folder: Path) -> None:
@@ -128,6 +156,154 @@ def test_weights_of_another_size_are_refused(folder: Path) -> None:
     path.write_text(path.read_text().replace('"mask_channels": 4', '"mask_channels": 6'))
     with pytest.raises(NuwaError, match="cannot be loaded"):
         load_pipeline(folder)
+
+
+def edit_config(folder: Path, name: str, changes: dict) -> None:
+    path = folder / name / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("read", [load_pipeline, NuwaXLPipeline.from_pretrained])
+def test_weights_that_the_config_has_no_place_for_are_refused(folder: Path, read: Callable) -> None:
+    """A text tower of two layers under a config of one would otherwise load, and speak differently."""
+    path = folder / "text_encoder" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    extra = {key.replace("resblocks.0.", "resblocks.1."): value.clone() for key, value in tensors.items()}
+    save_file(tensors | extra, path, metadata={"format": "pt"})
+    with pytest.raises(
+        NuwaError, match=r"text_encoder holds \d+ weights that its config.json has no place for"
+    ) as error:
+        read(folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("read", [load_pipeline, NuwaXLPipeline.from_pretrained])
+def test_weights_that_the_config_asks_for_are_missed(folder: Path, read: Callable) -> None:
+    config = json.loads((folder / "text_encoder" / "config.json").read_text())["text_config"] | {"layers": 2}
+    edit_config(folder, "text_encoder", {"text_config": config})
+    with pytest.raises(NuwaError, match="text_encoder") as error:
+        read(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_networks_of_different_widths_are_refused(folder: Path, tmp_path: Path) -> None:
+    """Each part is whole, but they were not trained together."""
+    other = stack.build(latent_channels=6, text_width=16)
+    save_pipeline(other, tmp_path / "other")
+    for name, message in [
+        ("vae", "denoiser_global takes latents of 4 channels, but vae makes 6"),
+        ("text_encoder", "denoiser_global takes prompts of width 8, but text_encoder makes 16"),
+    ]:
+        mixed = tmp_path / f"mixed_{name}"
+        shutil.copytree(folder, mixed)
+        shutil.rmtree(mixed / name)
+        shutil.copytree(tmp_path / "other" / name, mixed / name)
+        for read in (load_pipeline, NuwaXLPipeline.from_pretrained):
+            with pytest.raises(NuwaError, match=message) as error:
+                read(mixed)
+            assert str(error.value).startswith(f"pipeline folder {mixed}: ")
+            assert "\n" not in str(error.value)
+
+
+def test_a_local_denoiser_of_another_width_is_refused() -> None:
+    pipe, other = stack.build(), stack.build(latent_channels=6)
+    parts = {name: part for name, part in pipe.components.items() if name != "denoiser_local"}
+    with pytest.raises(NuwaError, match="denoiser_local takes latents of 6 channels"):
+        NuwaXLPipeline(**parts, denoiser_local=other.denoiser_global, window_length=5, height=16, width=16)
+    with pytest.raises(NuwaError, match="17x16 px do not fit vae; both sides must be multiples of 2"):
+        NuwaXLPipeline(**parts, window_length=5, height=16, width=17)
+
+
+def test_a_part_that_is_handed_over_need_not_be_stored(pipe: NuwaXLPipeline, folder: Path) -> None:
+    """As diffusers has it: from_pretrained(folder, vae=…)."""
+    shutil.rmtree(folder / "vae")
+    loaded = NuwaXLPipeline.from_pretrained(folder, vae=pipe.vae)
+    assert loaded.vae is pipe.vae
+    with pytest.raises(NuwaError, match="vae has no config"):
+        NuwaXLPipeline.from_pretrained(folder)
+
+
+def test_half_precision_pipelines_make_the_same_video_but_for_rounding(folder: Path) -> None:
+    """`torch_dtype` is the networks'; the walk itself stays float32."""
+    loaded = NuwaXLPipeline.from_pretrained(folder, torch_dtype=torch.bfloat16)
+    assert loaded.denoiser_global.dtype == torch.bfloat16
+    found, expected = video(loaded), video(load_pipeline(folder))
+    assert not np.array_equal(found, expected)
+    assert np.abs(found - expected).mean() < 0.02
+
+
+def test_the_folder_is_there_at_every_moment_while_it_is_replaced(folder: Path) -> None:
+    """A reader that polls finds one of the two states, and parts that belong together."""
+    pipes = {seed: stack.build(seed=seed) for seed in (0, 1)}
+    stop, missing = threading.Event(), []
+
+    def poll() -> None:
+        while not stop.is_set():
+            if not (folder / "model_index.json").is_file():
+                missing.append(time.monotonic())
+
+    watcher = threading.Thread(target=poll)
+    watcher.start()
+    try:
+        for seed in (1, 0, 1):
+            save_pipeline(pipes[seed], folder)
+    finally:
+        stop.set()
+        watcher.join()
+    assert not missing
+    assert_same_weights(pipes[1], load_pipeline(folder))
+
+
+def test_without_exchange_a_reader_waits_for_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two renames instead: in the gap between them the folder is missing, and loading tries again."""
+    gap = folder.parent / "_model.old-1"
+    folder.rename(gap)
+    naps: list[float] = []
+
+    def wake(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 2:
+            gap.rename(folder)
+
+    monkeypatch.setattr(pipeline_folder.time, "sleep", wake)
+    load_pipeline(folder)
+    assert len(naps) == 2
+    monkeypatch.setattr(pipeline_folder, "_exchange", lambda one, other: False)
+    save_pipeline(stack.build(seed=1), folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_a_folder_replaced_while_it_is_read_is_read_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a vae of one training could meet a denoiser of another."""
+    old, new = load_pipeline(folder), stack.build(seed=1)
+    calls: list[Path] = []
+    read = pipeline_folder._read
+
+    def replaced_meanwhile(path: Path) -> NuwaXLPipeline:
+        calls.append(path)
+        found = read(path)
+        if len(calls) == 1:
+            assert_same_weights(found, old)
+            save_pipeline(new, folder)
+        return found
+
+    monkeypatch.setattr(pipeline_folder, "_read", replaced_meanwhile)
+    assert_same_weights(load_pipeline(folder), new)
+    assert len(calls) == 2
+
+
+def test_a_full_disk_leaves_the_old_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = weights_fingerprint(folder)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(NuwaXLPipeline, "save_pretrained", full)
+    with pytest.raises(NuwaError, match=r"No space left on device.*make room") as error:
+        save_pipeline(stack.build(seed=1), folder)
+    assert "\n" not in str(error.value)
+    assert weights_fingerprint(folder) == before
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
 def test_what_is_no_pipeline_is_refused(tmp_path: Path) -> None:

@@ -254,7 +254,7 @@ def test_frames_between_given_ones_have_their_exact_conditional_distribution(nam
     torch.testing.assert_close(columns.T @ columns, spread, atol=4e-3, rtol=0)
 
 
-@pytest.mark.parametrize("name", ("trained", *NAMES))
+@pytest.mark.parametrize("name", ["trained", *NAMES])
 def test_noise_prediction_on_rescaled_betas_is_refused(name: str) -> None:
     with pytest.raises(NuwaError, match="train with v_prediction, or without the rescaling"):
         Sampler(trained_with("epsilon", True), name, 20, CPU)

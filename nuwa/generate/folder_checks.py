@@ -1,0 +1,91 @@
+"""What can be wrong with a pipeline folder, each in one line that names the file."""
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from nuwa.hierarchy import NuwaError
+
+INDEX = "model_index.json"
+CONFIGS = ("config.json", "scheduler_config.json", "tokenizer_config.json")
+CLASS_NAME = "NuwaXLPipeline"
+
+
+def components(folder: Path) -> list[str]:
+    """Names of the components that the index of a pipeline folder lists."""
+    index = folder / INDEX
+    if not folder.is_dir():
+        raise NuwaError(f"there is no pipeline folder {folder}; give the folder `model` that a training run wrote")
+    if not index.is_file():
+        raise NuwaError(
+            f"{folder} is no pipeline folder ({index.name} is missing); give the folder `model` of a training"
+        )
+    entries = read_json(index)
+    if entries.get("_class_name") != CLASS_NAME:
+        raise NuwaError(
+            f"{index} describes {entries.get('_class_name')}, not {CLASS_NAME}; "
+            "give a folder written by pipelines.train"
+        )
+    return [name for name, entry in entries.items() if isinstance(entry, list) and entry[0] is not None]
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object from a file of a pipeline folder."""
+    try:
+        entries = json.loads(path.read_text("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise NuwaError(f"{path} is damaged ({error}); copy or train this pipeline again") from error
+    if not isinstance(entries, dict):
+        raise NuwaError(f"{path} is damaged (no JSON object); copy or train this pipeline again")
+    return entries
+
+
+def check_component(folder: Path) -> None:
+    """Raise NuwaError when a file that the component needs is missing or cut short."""
+    config = next((folder / name for name in CONFIGS if (folder / name).is_file()), None)
+    if config is None:
+        expected = " or ".join(CONFIGS)
+        raise NuwaError(f"{folder} has no {expected}; the pipeline is incomplete: copy or train it again")
+    for path in sorted(folder.glob("*.json")):
+        read_json(path)
+    if config.name == "config.json":
+        for path in _weight_files(folder):
+            _weight_names(path)
+    if config.name == "tokenizer_config.json" and not (folder / "tokenizer.json").is_file():
+        raise NuwaError(f"{folder / 'tokenizer.json'} is missing; copy or train this pipeline again")
+
+
+def check_keys(folder: Path, module: nn.Module) -> None:
+    """Raise NuwaError when the files of `folder` do not hold the weights of `module`, all of them and no others."""
+    stored = {name for path in _weight_files(folder) for name in _weight_names(path)}
+    expected = set(module.state_dict())
+    missing, unknown = sorted(expected - stored), sorted(stored - expected)
+    if missing:
+        raise NuwaError(
+            f"{folder} lacks {len(missing)} weights of {type(module).__name__}, the first is {missing[0]}; "
+            "train this pipeline again with this version"
+        )
+    if unknown:
+        raise NuwaError(
+            f"{folder} holds {len(unknown)} weights that its config.json has no place for, the first is {unknown[0]}; "
+            "copy or train this pipeline again"
+        )
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    for index in folder.glob("*.safetensors.index.json"):
+        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
+        return [folder / shard for shard in shards]
+    return sorted(folder.glob("*.safetensors")) or [folder / "diffusion_pytorch_model.safetensors"]
+
+
+def _weight_names(path: Path) -> set[str]:
+    if not path.is_file():
+        raise NuwaError(f"{path} is missing; copy or train this pipeline again")
+    try:
+        with safe_open(path, framework="pt") as weights:
+            return set(weights.keys())
+    except SafetensorError as error:
+        raise NuwaError(f"{path} is damaged or cut short ({error}); copy or train this pipeline again") from error
