@@ -23,8 +23,8 @@ _IDENTITY = "identity.json"
 class FinishedWindows:
     """The finished windows of one video in `folder`, which is made when it is not there.
 
-    identity: text that fixes the video, JSON for errors that name what differs; NuwaError when the folder holds windows of another one.
-    Files that are cut short or altered are removed on opening, so that their windows are made again.
+    identity: text that fixes the video; NuwaError when the folder holds windows of another one, with the names of what
+        differs where the text is a JSON object
     """
 
     def __init__(self, folder: str | Path, identity: str) -> None:
@@ -36,7 +36,10 @@ class FinishedWindows:
             raise self._cannot_write(error) from error
 
     def windows(self, windows: list[Window]) -> set[Window]:
-        """Which of `windows` are finished; reads every file once."""
+        """Which of `windows` are finished; reads every file once.
+
+        Files that are cut short or altered are removed, so that their windows are made again.
+        """
         return {window for window in windows if self._is_whole(self._path(window))}
 
     def read(self, window: Window) -> WindowResult:

@@ -16,7 +16,7 @@ import torch
 
 from nuwa.generate.executors import Executor
 from nuwa.generate.finished_windows import FinishedWindows
-from nuwa.generate.ready_windows import ReadyWindows, given_windows
+from nuwa.generate.ready_windows import ReadyWindows, spared_windows
 from nuwa.generate.streaming_decode import StreamingDecode
 from nuwa.generate.windows import FixedFrame, WindowResult, WindowTask
 from nuwa.hierarchy import NuwaError, Window, children, parent, plan
@@ -70,8 +70,8 @@ class VideoPlan:
 
     @cached_property
     def given_windows(self) -> frozenset[Window]:
-        """Windows that do not run because all their frames are given."""
-        return frozenset(given_windows(self.levels, self.length, self.num_frames, self.given.keys()))
+        """Windows that do not run because all that is needed of them is given."""
+        return frozenset(spared_windows(self.levels, self.length, self.num_frames, self.given.keys()))
 
     def prompts_of(self, window: Window) -> tuple[str, ...]:
         """One per frame of the window; frames past the end of a cropped video take the last prompt."""
@@ -149,10 +149,11 @@ class _Recursion:
         windows = [window for level in video.levels for window in level if window not in video.given_windows]
         self.finished = frozenset() if keep is None else frozenset(keep.windows(windows))
         size = executor.batch * executor.in_flight
-        skip = video.given_windows | self.finished
-        self.ready = ReadyWindows(video.levels, video.length, size, given=video.given, skip=skip)
+        spared = spared_windows(video.levels, video.length, video.num_frames, video.given.keys(), self.finished)
+        self.skip = self.finished | spared
+        self.ready = ReadyWindows(video.levels, video.length, size, given=video.given, skip=self.skip)
         self.num_windows, self.frames_done = len(windows), 0
-        self.work = _Work([window for window in windows if window not in skip], executor.batch)
+        self.work = _Work([window for window in windows if window not in self.skip], executor.batch)
         self.batches: deque[list[Window]] = deque()  # taken, not yet submitted
         self.running: dict[Window, WindowTask] = {}
         self.starts_from: dict[Window, dict[int, FixedFrame]] = {}  # of windows that wait for their turn
@@ -229,12 +230,12 @@ class _Recursion:
             given = self.starts_from.pop(window, {}) | given
         if window.level and not {0, self.video.length - 1} <= given.keys():
             given = self._ends_on_disk(window) | given
-        return WindowTask(window, self.video.prompts_of(window), given)
+        return WindowTask(window, self.video.prompts_of(window), dict(sorted(given.items())))
 
     def _hand_down(self, window: Window, frames: list[FixedFrame]) -> None:
         """Give the windows below that are still to run the frames at their ends."""
         for n, child in enumerate(children(window, self.video.levels, self.video.length)):
-            if child not in self.finished and child not in self.video.given_windows:
+            if child not in self.skip:
                 self.starts_from[child] = {0: frames[n], self.video.length - 1: frames[n + 1]}
 
     def _ends_on_disk(self, window: Window) -> dict[int, FixedFrame]:

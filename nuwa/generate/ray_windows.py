@@ -39,9 +39,8 @@ START_S = 600.0
 """How long no worker at all may be there before the video is given up."""
 
 
-@ray.remote(max_restarts=0, concurrency_groups={"decode": 1})
 class _Worker:
-    """One actor. Chunks of the final video are decoded beside the windows, not in line behind them."""
+    """What an actor does. It decodes chunks of the final video beside the windows, not in line behind them."""
 
     def load(self, model: str, sampling: Sampling, device: str) -> int:
         """Read the weights; tells the process."""
@@ -165,7 +164,8 @@ class RayExecutor:
             ray.shutdown()
 
     def _start(self) -> None:
-        actor = _Worker.options(**self._share).remote()
+        options = {"max_restarts": 0, "concurrency_groups": {"decode": 1}, **self._share}
+        actor = ray.remote(**options)(_Worker).remote()
         self._starting[actor.load.remote(self._model, self._sampling, self._device)] = actor
 
     def _next_done(self) -> Any:

@@ -24,8 +24,8 @@ class _Level:
 class ReadyWindows:
     """The order in which the windows of `levels` run, a round of at most `size` windows of one level at a time.
 
-    `skip` are windows that need not run: finished earlier, or given as a whole. `given` are frame numbers that exist
-    from the start: a window between two of them does not wait for the window above.
+    `skip` are windows that need not run: finished earlier, given as a whole, or needed for nothing. `given` are frame
+    numbers that exist from the start: a window between two of them does not wait for the window above.
     """
 
     def __init__(
@@ -88,18 +88,27 @@ class ReadyWindows:
         return self._plan[window.level - 1][window.index // (self.length - 1)]
 
 
-def given_windows(
-    levels: Sequence[Sequence[Window]], length: int, num_frames: int, given: Collection[int]
+def spared_windows(
+    levels: Sequence[Sequence[Window]],
+    length: int,
+    num_frames: int,
+    given: Collection[int],
+    finished: Collection[Window] = (),
 ) -> set[Window]:
-    """Windows with nothing left to make: every frame is given that the video shows or a window below starts from."""
-    if not given:
+    """Windows that need not run, `finished` ones aside.
+
+    At the deepest level those of which the video shows given frames only; above it those that no window below needs,
+    because each is finished, spared or has two given frames at its ends.
+    """
+    if not given and not finished:
         return set()
-    frames, windows = frozenset(given), (window for level in levels for window in level)
-    return {window for window in windows if frames.issuperset(_needed(window, levels, length, num_frames))}
-
-
-def _needed(window: Window, levels: Sequence[Sequence[Window]], length: int, num_frames: int) -> list[int]:
-    below = children(window, levels, length)
-    if below:
-        return [window.first, *(child.last(length) for child in below)]
-    return [frame for frame in window.frames(length) if frame < num_frames]
+    frames, done = frozenset(given), set(finished)
+    for window in (window for level in reversed(levels) for window in level):
+        below = children(window, levels, length)
+        if below:
+            need = [end for child in below if child not in done for end in (child.first, child.last(length))]
+        else:
+            need = [frame for frame in window.frames(length) if frame < num_frames]
+        if frames.issuperset(need):
+            done.add(window)
+    return done.difference(finished)

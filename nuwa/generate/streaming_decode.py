@@ -17,7 +17,7 @@ from nuwa.hierarchy import NuwaError
 Decode = Callable[[torch.Tensor], torch.Tensor]
 
 DECODE_OVERLAP = 4
-"""Frames that two neighbouring chunks share and cross-fade."""
+"""Frames that two neighbouring chunks share and cross-fade, unless chunks are so short that this is half of them."""
 
 
 class StreamingDecode:
@@ -28,8 +28,9 @@ class StreamingDecode:
     """
 
     def __init__(
-        self, decode: Decode, num_frames: int, length: int, overlap: int = DECODE_OVERLAP, threads: int = 1
+        self, decode: Decode, num_frames: int, length: int, overlap: int | None = None, threads: int = 1
     ) -> None:
+        overlap = min(DECODE_OVERLAP, (length - 1) // 2) if overlap is None else overlap
         if not 0 <= overlap < length:
             raise NuwaError(f"overlap {overlap} does not fit chunks of {length} frames; give 0 to {length - 1}")
         self._decode, self._num_frames, self._length = decode, num_frames, length
@@ -97,7 +98,7 @@ class StreamingDecode:
 
 
 def decode_frames(
-    decode: Decode, latents: torch.Tensor, length: int, overlap: int = DECODE_OVERLAP
+    decode: Decode, latents: torch.Tensor, length: int, overlap: int | None = None
 ) -> Iterator[np.ndarray]:
     """Frames, uint8 (H W 3), of scaled latents (c n h w) of a whole video."""
     stream = StreamingDecode(decode, latents.shape[1], length, overlap)

@@ -4,11 +4,10 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Collection
 
 import pytest
 
-from nuwa.generate.ready_windows import ReadyWindows, given_windows
+from nuwa.generate.ready_windows import ReadyWindows, spared_windows
 from nuwa.hierarchy import Window, num_frames, parent, plan
 
 PAPER = [16, 226, 256, 1024, 3376]
@@ -67,8 +66,7 @@ def test_every_window_runs_once_and_after_its_ends_exist(case: int) -> None:
     windows = [window for level in levels for window in level]
     given = set(draws.sample(range(frames), draws.choice([0, min(frames, 3), frames // 2, frames])))
     finished = set(draws.sample(windows, draws.choice([0, 1, len(windows) // 2])))
-    whole = given_windows(levels, length, frames, given)
-    skip = whole | finished
+    skip = spared_windows(levels, length, frames, given, finished) | finished
     ready = ReadyWindows(levels, length, draws.randint(1, 9), given=given, skip=skip)
     rounds = run(ready, draws.randint(1, 4), case)
     ran = [window for taken in rounds for window in taken]
@@ -80,6 +78,9 @@ def test_every_window_runs_once_and_after_its_ends_exist(case: int) -> None:
             above = parent(window, length)
             ends = {window.first, window.last(length)}
             assert above is None or above[0] in before or ends <= given
+    leaves = set(levels[-1]) & (set(ran) | finished)
+    shown = {frame for window in leaves for frame in window.frames(length)} | given
+    assert shown.issuperset(range(frames))
 
 
 def test_one_at_a_time_is_depth_first_in_time_order() -> None:
@@ -149,28 +150,34 @@ def test_windows_far_ahead_do_not_run_before_the_beginning() -> None:
 
 @pytest.mark.parametrize("frames", [2, 5, 17, 30, 50, 65])
 @pytest.mark.parametrize("seed", range(8))
-def test_a_window_is_given_when_nothing_that_counts_is_left_to_make(frames: int, seed: int) -> None:
+def test_a_window_is_spared_when_nothing_below_waits_for_it(frames: int, seed: int) -> None:
     draws = random.Random(seed)
     given = set(draws.sample(range(frames), draws.randint(1, frames)))
     levels = plan(frames, 5, 3)
-    for level in levels:
-        for window in level:
-            used = set(range(frames)) if window.level == 2 else ends_below(levels[window.level + 1])
-            needed = used & set(window.frames(5))
-            assert (window in given_windows(levels, 5, frames, given)) == (needed <= given)
-
-
-def ends_below(windows: Collection[Window]) -> set[int]:
-    return {end for window in windows for end in (window.first, window.last(5))}
+    leaves = {window for window in levels[2] if set(window.frames(5)) & set(range(frames)) <= given}
+    finished = set(draws.sample(levels[2], draws.choice([0, 1, len(levels[2]) // 2])))
+    spared = spared_windows(levels, 5, frames, given, finished)
+    assert spared & set(levels[2]) == leaves - finished
+    for window in (*levels[0], *levels[1]):
+        below = [child for child in levels[window.level + 1] if parent(child, 5) == (window, child.index % 4)]
+        waiting = [child for child in below if child not in spared | finished]
+        assert (window in spared) == all({child.first, child.last(5)} <= given for child in waiting)
 
 
 def test_a_storyboard_of_all_keyframes_replaces_the_global_window() -> None:
     levels = plan(17, 5)
-    assert given_windows(levels, 5, 17, [0, 4, 8, 12, 16]) == {levels[0][0]}
-    assert given_windows(levels, 5, 17, [0, 4, 8, 12]) == set()
+    assert spared_windows(levels, 5, 17, [0, 4, 8, 12, 16]) == {levels[0][0]}
+    assert spared_windows(levels, 5, 17, [0, 4, 8, 12]) == set()
     cropped = plan(11, 5)
-    assert given_windows(cropped, 5, 11, [0, 4, 8]) == set()  # the last window below ends at frame 12
-    assert given_windows(cropped, 5, 11, range(11)) == set(cropped[1])  # and frame 12 is not given
+    assert spared_windows(cropped, 5, 11, [0, 4, 8]) == set()  # the last window below ends at frame 12
+    assert spared_windows(cropped, 5, 11, range(11)) == {*cropped[0], *cropped[1]}
+
+
+def test_a_lost_window_whose_children_are_finished_is_spared() -> None:
+    levels = plan(65, 5)
+    assert spared_windows(levels, 5, 65, (), levels[2][:4]) == {levels[1][0]}
+    assert spared_windows(levels, 5, 65, (), levels[2][:3]) == set()
+    assert spared_windows(levels, 5, 65, (), levels[2]) == {*levels[0], *levels[1]}
 
 
 def test_a_round_of_no_window_is_refused() -> None:
