@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -62,7 +63,8 @@ def train(
     step, as if interrupted. Raises TrainError, DataError or NuwaError when the user must change something.
     """
     config = resolve(config)
-    check_output(config)
+    if rank == 0:  # the others might see what this one is just writing
+        check_output(config)
     if finished(config):
         return
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // world))
@@ -96,7 +98,7 @@ class Trainer:
         """Train from the newest readable checkpoint to step `until`, then leave a checkpoint and the model."""
         self.resume()
         self.stage.module.train()
-        with SummaryWriter(str(self.config.output / "logs"), purge_step=self.step + 1) as writer:
+        with self._curves() as writer:
             meter = Meter(self.config.stage, self.steps, self.batch * self.world)
             for samples in self._batches(until):
                 meter.add(self.take_step(samples))
@@ -104,6 +106,12 @@ class Trainer:
                     self._log(meter.read(self.step), writer, report)
                 if self.step % self.config.checkpoint_every == 0 or self.step == until:
                     self.save()
+
+    def _curves(self) -> AbstractContextManager[SummaryWriter | None]:
+        """TensorBoard's file, written by rank 0 only: the run folder is not the others' to make."""
+        if self.rank > 0:
+            return nullcontext()
+        return SummaryWriter(str(self.config.output / "logs"), purge_step=self.step + 1)
 
     def _batches(self, until: int) -> Iterator[list[WindowSample]]:
         loader = DataLoader(
@@ -130,8 +138,8 @@ class Trainer:
         self.step += 1
         return {name: value.detach() for name, value in losses.items()} | {"grad_norm": norm}
 
-    def _log(self, progress: Progress, writer: SummaryWriter, report: Report) -> None:
-        if self.rank > 0:
+    def _log(self, progress: Progress, writer: SummaryWriter | None, report: Report) -> None:
+        if writer is None:
             return
         for name, value in progress.scalars.items():
             writer.add_scalar(f"train/{name}", value, progress.step)

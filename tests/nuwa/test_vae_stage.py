@@ -26,6 +26,8 @@ from nuwa.train.config import TrainConfig, TrainError, resolve
 from nuwa.train.image_vae_stage import ImageVaeStage
 from nuwa.train.loop import Trainer, train
 from nuwa.train.vae_stage import VaeStage
+from pipelines import cli
+from pipelines.train import Train, main, whole_config
 from tests.nuwa.stack import build
 from tests.nuwa.tiny_dataset import write_dataset
 
@@ -228,6 +230,32 @@ def test_the_adversarial_term_is_what_it_says(world: Path, tmp_path: Path, balan
     assert all(weight.grad is None for weight in stage.module.parameters())
 
 
+def test_the_adaptive_weight_balances_reconstruction_with_lpips(world: Path, tmp_path: Path) -> None:
+    options = {"lpips_weights": world / "lpips.safetensors", "perceptual_weight": 3.0}
+    stage = stage_of(made(world, tmp_path / "run", adversarial_weight=0.5, **options))
+    assert stage.adversary is not None
+    stage.adversary.playing = True
+    losses = stage.losses([stage.data[0]], range(1))
+    layer = stage.module.decoder.conv_out_time.weight
+    (wanted,) = torch.autograd.grad(losses["l1"] + 3 * losses["lpips"], layer, retain_graph=True)
+    (other,) = torch.autograd.grad(losses["adversarial"], layer, retain_graph=True)
+    assert losses["adversarial_scale"].item() == pytest.approx((wanted.norm() / (other.norm() + 1e-4)).item(), rel=1e-5)
+
+
+def test_a_discriminator_is_the_same_in_every_worker_and_takes_no_global_random_numbers(
+    world: Path, tmp_path: Path
+) -> None:
+    config, made_by = made(world, tmp_path, adversarial_weight=0.5), []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+        loss = AutoencoderLoss(config, (16, 16), CPU)
+        assert torch.equal(torch.get_rng_state(), state)
+        assert loss.adversary is not None
+        made_by.append(loss.adversary.module.state_dict())
+    assert all(torch.equal(weight, made_by[1][name]) for name, weight in made_by[0].items())
+
+
 @pytest.mark.parametrize(("stage", "start"), [("image-vae", 0), ("vae", 3)])
 def test_two_steps_and_two_more_equal_four_with_every_term(world: Path, tmp_path: Path, stage: str, start: int) -> None:
     """Bit for bit, the discriminator's weights and moments too, whether it starts before the resume or after it."""
@@ -309,21 +337,61 @@ def test_what_the_user_must_change_is_one_line(
     assert not (tmp_path / "run").exists()
 
 
+def test_script_takes_the_settings_and_answers_with_one_line(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "vae",
+        "--dataset",
+        str(world / "ds"),
+        "--output",
+        str(tmp_path / "run"),
+        "--init",
+        str(world / "tiny"),
+    ]
+    arguments += ["--engine", "local", "--length", "4", "--vae-trains", "decoder", "--adversarial-weight", "0.5"]
+    assert (
+        cli.run(main, Train, [*arguments, "--lpips-weights", str(tmp_path / "vgg.pth"), "--dry-run"], whole_config) == 0
+    )
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["vae_trains"], shown["adversarial_weight"]) == ("decoder", 0.5)
+    assert cli.run(main, Train, [*arguments, "--lpips-weights", str(tmp_path / "vgg.pth")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "vgg.pth; give --lpips-weights a .pth or .safetensors file" in error
+
+
 def test_frames_too_small_for_the_networks_of_the_loss_are_named_before_anything_is_written(
     world: Path, tmp_path: Path
 ) -> None:
     small = write_dataset(tmp_path / "ds", [12], size=8)
-    for options, message in (
-        ({"lpips_weights": world / "lpips.safetensors"}, "images of 8x8 px are too small for LPIPS"),
-        ({"adversarial_weight": 0.5}, None),
-    ):
-        config = made(world, tmp_path / "run", dataset=small, **options)
-        if message is None:
-            train(config, lambda _: None)
-            continue
-        with pytest.raises(NuwaError, match=message):
-            train(config, lambda _: None)
-        assert not (tmp_path / "run").exists()
+    config = made(world, tmp_path / "run", dataset=small, lpips_weights=world / "lpips.safetensors")
+    with pytest.raises(NuwaError, match="images of 8x8 px are too small for LPIPS"):
+        train(config, lambda _: None)
+    assert not (tmp_path / "run").exists()
+    assert scalars_of(dataclasses.replace(config, lpips_weights=None, adversarial_weight=0.5))[0]["discriminator"] > 0
+
+
+@pytest.mark.ray
+def test_two_workers_and_their_discriminator_are_one_with_the_same_windows(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each term is a mean over rows, so gradients averaged over workers are those of the whole batch.
+
+    Compared are first moments after a step, which follow the gradient's size; the weights hardly show it.
+    """
+    from nuwa.train.ray_trainer import fit
+
+    monkeypatch.chdir(world)  # workers have working directories of their own
+    options = {"adversarial_weight": 0.5, "adversarial_balance": "fixed", "steps": 1, "clip_norm": 1e9}
+    options["lpips_weights"] = Path("lpips.safetensors")
+    train(made(world, tmp_path / "one", batch=2, **options), lambda _: None)
+    fit(resolve(made(world, tmp_path / "two", batch=1, workers=2, engine="ray", **options)))
+    one, two = stored(tmp_path / "one"), stored(tmp_path / "two")
+    moments = [name for name in one if name.startswith("optimizer/exp_avg/")]
+    assert any("adversary." in name for name in moments)
+    for name in moments:
+        assert (one[name] - two[name]).norm() < 1e-3 * one[name].norm() + 1e-7, name
 
 
 def test_temporal_weights_of_a_new_autoencoder_start_at_the_identity_and_learn(world: Path, tmp_path: Path) -> None:
