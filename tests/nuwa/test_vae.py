@@ -56,6 +56,36 @@ def leak(function: object, inputs: torch.Tensor, frame: int = 1) -> float:
     return gradient[:, :, frame].abs().max().item()
 
 
+def make_sixteen_latents() -> AutoencoderKL:
+    """As in newer image models: 16 latent channels and no 1×1 convolutions around them."""
+    torch.manual_seed(0)
+    return AutoencoderKL(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+        latent_channels=16,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    ).eval()
+
+
+def test_an_autoencoder_without_quant_convolutions_inflates_too(tmp_path: Path) -> None:
+    image = make_sixteen_latents().double()
+    vae, video = TemporalVAE.from_image_vae(image), make_video().double()
+    latents = vae.encode(video).mean
+    decoded = vae.decode(latents)
+    assert latents.shape == (2, 16, NUM_FRAMES, 8, 8)
+    for frame in range(NUM_FRAMES):
+        expected = image.encode(video[:, :, frame]).latent_dist.mean
+        assert (latents[:, :, frame] - expected).abs().max() < 1e-12
+        assert (decoded[:, :, frame] - image.decode(expected).sample).abs().max() < 1e-12
+    vae.save_pretrained(tmp_path)
+    back = TemporalVAE.from_pretrained(tmp_path)
+    assert back.quant_conv is None
+    assert back.state_dict().keys() == vae.state_dict().keys()
+
+
 @pytest.mark.parametrize("options", [{}, {"attention": True}, {"middle_attention": False}])
 def test_at_init_it_is_the_image_autoencoder_frame_by_frame(options: dict[str, bool]) -> None:
     image = make_image_vae(**options).double()

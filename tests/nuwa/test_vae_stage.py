@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
 from nuwa.data.runs import read_runs
@@ -22,10 +23,10 @@ from nuwa.models.perceptual import Lpips
 from nuwa.models.vae import TemporalVAE
 from nuwa.train.autoencoder_loss import AutoencoderLoss
 from nuwa.train.checkpoint import steps_in
-from nuwa.train.config import TrainConfig, TrainError, resolve
+from nuwa.train.config import TrainConfig, TrainError, VaeTrains, resolve
 from nuwa.train.image_vae_stage import ImageVaeStage
 from nuwa.train.loop import Trainer, train
-from nuwa.train.vae_stage import VaeStage
+from nuwa.train.vae_stage import VaeStage, choose_weights
 from pipelines import cli
 from pipelines.train import Train, main, whole_config
 from tests.nuwa.stack import build
@@ -113,6 +114,17 @@ def test_exactly_the_chosen_weights_change_after_a_step(world: Path, tmp_path: P
     assert before.keys() == after.keys()
     for name, weight in before.items():
         assert (not torch.equal(weight, after[name])) == expected(trains, name), name
+
+
+@pytest.mark.parametrize("trains", ["temporal", "decoder", "temporal+decoder", "all"])
+def test_weights_are_chosen_too_where_there_are_no_quant_convolutions(trains: VaeTrains) -> None:
+    image = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, use_quant_conv=False, use_post_quant_conv=False)
+    vae = TemporalVAE.from_image_vae(image)
+    choose_weights(vae, trains)
+    for name, weight in vae.named_parameters():
+        assert weight.requires_grad == expected(trains, name), name
+    choose_weights(vae, "temporal")
+    assert all(weight.requires_grad == is_temporal(name) for name, weight in vae.named_parameters())
 
 
 def test_todays_choice_is_the_default() -> None:
