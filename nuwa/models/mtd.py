@@ -178,12 +178,12 @@ class MaskTemporalUNet(ModelMixin, ConfigMixin):
         """Predict noise (or v, as trained) for all frames, (b c t h w).
 
         sample: (b c t h w), noised latents
-        timestep: (b,) or a scalar, diffusion step
+        timestep: (b,) or one number, diffusion step
         encoder_hidden_states: (b t n d), one prompt per frame, or (b n d), one for the window
         condition: (b c t h w), latents of the window with unknown frames zeroed in pixel space; None without any
         mask: (b 1 t h w), 1 = given; None without any. Where a window's mask is all zero the condition is not read:
             that is the global model
-        stride: (b,), frames of the finished video between neighbours; 1 by default
+        stride: (b,), frames of the finished video between neighbours, at least 1; 1 by default
         added_time_ids: (b, 3), fps, motion score, noise augmentation; NaN or None where not known
         """
         self._check(sample, encoder_hidden_states, condition, mask)
@@ -212,9 +212,8 @@ class MaskTemporalUNet(ModelMixin, ConfigMixin):
     ) -> torch.Tensor:
         """Embedding (b d) of diffusion step, stride and clip numbers."""
         batch, device = len(sample), sample.device
-        steps = torch.as_tensor(timestep, device=device).expand(batch)
-        if stride is None:
-            stride = torch.ones(batch, device=device)
+        steps = per_window("timestep", torch.as_tensor(timestep, device=device), batch)
+        stride = torch.ones(batch, device=device) if stride is None else per_window("stride", stride, batch)
         if added_time_ids is None:
             added_time_ids = torch.full((batch, self.clip_embedding.num_ids), torch.nan, device=device)
         embedding = self.time_embedding(self.time_proj(steps).to(sample.dtype))
@@ -240,6 +239,8 @@ class MaskTemporalUNet(ModelMixin, ConfigMixin):
         mask: torch.Tensor | None,
     ) -> None:
         """Raise NuwaError for shapes that do not fit together."""
+        if sample.ndim != 5:
+            raise NuwaError(f"sample of shape {tuple(sample.shape)}; give (windows, channels, frames, height, width)")
         batch, channels, num_frames, height, width = sample.shape
         if channels != self.in_channels:
             raise NuwaError(f"sample has {channels} channels; this network takes {self.in_channels}")
@@ -257,6 +258,13 @@ class MaskTemporalUNet(ModelMixin, ConfigMixin):
             raise NuwaError(f"mask of shape {tuple(mask.shape)}; give {(batch, 1, num_frames, height, width)}")
 
 
+def per_window(name: str, numbers: torch.Tensor, batch: int) -> torch.Tensor:
+    """One number for every window, (b,), from as many or from a single one. Raises NuwaError for another count."""
+    if numbers.ndim > 1 or numbers.numel() not in (1, batch):
+        raise NuwaError(f"{name} of shape {tuple(numbers.shape)}; give ({batch},), one for each window, or one number")
+    return numbers.expand(batch)
+
+
 def fold_prompts(prompts: torch.Tensor) -> torch.Tensor:
     """Prompts (b t n d) → ((b t) n d), each frame its own; (b n d) stay, for all frames of a window."""
     return rearrange(prompts, "b t n d -> (b t) n d") if prompts.ndim == 4 else prompts
@@ -266,7 +274,6 @@ def injected_widths(
     injection: Injection, num_blocks: int, widths: tuple[int, int]
 ) -> tuple[list[tuple[int, int] | None], list[tuple[int, int] | None]]:
     """For every down block and every up block the widths of condition and mask that enter it, None where none does."""
-    everywhere, nowhere = [widths] * num_blocks, [None] * num_blocks
-    if injection == "symmetric":
-        return [*everywhere], [*everywhere]
-    return [*nowhere], [*everywhere] if injection == "up_only" else [*nowhere[1:], widths]
+    down = [widths if injection == "symmetric" else None for _ in range(num_blocks)]
+    up = [widths if injection != "single_scale" or at == num_blocks - 1 else None for at in range(num_blocks)]
+    return down, up

@@ -30,8 +30,8 @@ class TemporalAttention(nn.Module):
         frames: ((b t) c h w), `num_frames` = t; result of the same shape
         """
         _, channels, height, width = frames.shape
-        tokens = rearrange(frames, "(b t) c h w -> (b h w) t c", t=num_frames)
-        tokens = self.norm(tokens)
+        tokens = self.norm(rearrange(frames, "f c h w -> f h w c"))  # a view in channels-last memory
+        tokens = rearrange(tokens, "(b t) h w c -> (b h w) t c", t=num_frames)
         tokens = tokens + frame_positions(num_frames, channels, tokens)
         # (b h w) t (3 heads d)
         query, key, value = rearrange(self.to_qkv(tokens), "r t (k n d) -> k r n t d", k=3, n=self.num_heads)

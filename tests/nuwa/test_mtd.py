@@ -245,6 +245,11 @@ def test_step_stride_and_clip_numbers_matter_after_one_step(stepped: MaskTempora
             {"added_time_ids": torch.full((2, 3), torch.nan)},
         ):
             assert not torch.equal(stepped(**(inputs | change)), output)
+        for place in range(3):  # fps, motion score, noise augmentation: a number and its null differ
+            numbers = inputs["added_time_ids"].clone().nan_to_num(0.2)
+            known = stepped(**(inputs | {"added_time_ids": numbers.clone()}))
+            numbers[:, place] = torch.nan
+            assert not torch.equal(stepped(**(inputs | {"added_time_ids": numbers})), known)
         unknown = stepped(**(inputs | {"added_time_ids": None}))
         assert torch.equal(stepped(**(inputs | {"added_time_ids": torch.full((2, 3), torch.nan)})), unknown)
 
@@ -406,8 +411,13 @@ def test_only_image_unets_are_inflated() -> None:
         ({"condition": torch.zeros(2, 4, NUM_FRAMES, 4, 4)}, "condition of shape"),
         ({"condition": None}, "belong together"),
         ({"mask": torch.zeros(2, 1, NUM_FRAMES, 1, 1)}, "mask of shape"),
+        ({"sample": torch.zeros(2, 4, 8, 8)}, "sample of shape"),
+        ({"timestep": torch.tensor([1, 2, 3])}, r"timestep of shape \(3,\); give \(2,\)"),
+        ({"stride": torch.ones(2, 1)}, "stride of shape"),
+        ({"added_time_ids": torch.zeros(2, 2)}, "added_time_ids of shape"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(change: dict[str, torch.Tensor | None], named: str) -> None:
-    with pytest.raises(NuwaError, match=named):
+    with pytest.raises(NuwaError, match=named) as caught:
         make_mtd()(**(make_inputs() | change))
+    assert "\n" not in str(caught.value)
