@@ -63,7 +63,9 @@ def prepare(config: GenerateConfig) -> Job:
     frames = len(frame_prompts(story, fps, config.frames))
     depth = len(plan(frames, pipe.config.window_length, config.depth))
     sampling = _sampling(config, fps)
-    _check_steps(sampling, depth, pipe)
+    sampling.check_levels(depth)
+    for level in range(depth):
+        check_steps(pipe.scheduler, sampling.steps_at(level))
     prompts = level_prompts(story, fps, frames, depth)
     clips = _clips(config, story, pipe, frames, depth, fps)
     record = describe(config, story, pipe, sampling, prompts, clips)
@@ -104,17 +106,6 @@ def _sampling(config: GenerateConfig, fps: float) -> Sampling:
     )
 
 
-def _check_steps(sampling: Sampling, depth: int, pipe: NuwaXLPipeline) -> None:
-    """Raise NuwaError unless there is one number of steps for all levels, or one for each."""
-    if isinstance(sampling.steps, tuple) and len(sampling.steps) != depth:
-        raise NuwaError(
-            f"{len(sampling.steps)} numbers of steps for {depth} {'level' if depth == 1 else 'levels'}; "
-            f"give --steps one number{'' if depth == 1 else f', or {depth}'}"
-        )
-    for level in range(depth):
-        check_steps(pipe.scheduler, sampling.steps_at(level))
-
-
 def _clips(
     config: GenerateConfig, story: Story, pipe: NuwaXLPipeline, frames: int, depth: int, fps: float
 ) -> tuple[GivenClip, ...]:
@@ -137,7 +128,7 @@ def _executor(job: Job) -> Executor:
         return LocalExecutor(WindowSampler(job.pipe, job.sampling))
     from nuwa.generate.ray_windows import RayExecutor  # Ray only where it is needed
 
-    return RayExecutor(config.model, job.sampling, config.workers, address=config.ray_address)
+    return RayExecutor(config.model, job.sampling, config.workers, address=config.ray_address, device=config.device)
 
 
 @contextmanager
