@@ -67,7 +67,8 @@ class TemporalVAE(ModelMixin, ConfigMixin):
     A temporal convolution follows every spatial one that looks beyond its own pixel, and a temporal attention every
     spatial attention, in encoder and decoder. Both are the identity at first (Eq. 1 and 2): the new autoencoder is the
     image autoencoder, frame by frame. Spatial modules and their keys are those of `AutoencoderKL`; its options and
-    their meaning too. Normalisation never mixes frames.
+    their meaning too. Normalisation never mixes frames. Videos too long or too large to pass at once go through
+    `nuwa.models.vae_chunks`.
 
     temporal_kernel: frames a temporal convolution looks at. Paper: not stated; here 3
     """
