@@ -1,4 +1,4 @@
-"""What is known of a clip before it is made: masks and masked videos of every task (Lumiere Sec. 3.3, 4).
+"""What is known of a clip before it is made: masks and masked videos of every task (Lumiere Sec. 4.2).
 
 Pixels in [−1, 1], zero where nothing is known; masks are 1 where a pixel is given. One clip has no batch axis.
 """
@@ -72,7 +72,7 @@ def outpainting(video: torch.Tensor, height: int, width: int, top: int | None = 
 
 
 def cinemagraph(image: torch.Tensor, region: torch.Tensor, num_frames: int) -> Known:
-    """One part of an image moves: the first frame is given, the others but for a region (Lumiere Sec. 4.3).
+    """One part of an image moves: the first frame is given, the others but for a region (Lumiere Sec. 4.2).
 
     image: (3 H W); region: (H W) or (t H W), 1 = moves
     """

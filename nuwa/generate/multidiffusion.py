@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Literal
 
 import torch
 
 from nuwa.diffusion.objective import Denoiser
 from nuwa.hierarchy import NuwaError
+
+Weights = Literal["count", "ramp"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +20,8 @@ class Tiling:
     frames: of a window; frame_overlap: frames that neighbours share. Paper: 2
     tile: side of a spatial tile in px (or latents), None = whole frames; tile_overlap: px that neighbours share
     batch: windows per denoiser call; together with their size it bounds the memory, whatever the video
+    weights: `count`, the paper's: all windows that hold a pixel count alike; `ramp`: each counts less towards its ends,
+        over as many frames or px as it shares, which halves what is left of the borders
     """
 
     frames: int = 16
@@ -24,6 +29,7 @@ class Tiling:
     tile: int | None = None
     tile_overlap: int = 8
     batch: int = 4
+    weights: Weights = "count"
 
     def __post_init__(self) -> None:
         _check_overlap("frames", self.frames, self.frame_overlap)
@@ -31,6 +37,16 @@ class Tiling:
             _check_overlap("px", self.tile, self.tile_overlap)
         if self.batch < 1:
             raise NuwaError(f"a batch of {self.batch} windows runs nothing; give at least 1")
+
+    def weight(self, num_frames: int, height: int, width: int) -> torch.Tensor:
+        """What each pixel of a window counts, (t h w), for a video of this size."""
+        axes = (
+            (min(num_frames, self.frames), self.frame_overlap),
+            (min(height, self.tile or height), self.tile_overlap if self.tile else 0),
+            (min(width, self.tile or width), self.tile_overlap if self.tile else 0),
+        )
+        times, rows, columns = (ramp(size, overlap if self.weights == "ramp" else 0) for size, overlap in axes)
+        return times[:, None, None] * rows[:, None] * columns
 
     def windows(self, num_frames: int, height: int, width: int) -> list["Cut"]:
         """All windows of a video, in time order. Every pixel of every frame lies in at least one."""
@@ -64,11 +80,18 @@ def cuts(size: int, window: int, overlap: int) -> list[slice]:
     return [slice(start, start + window) for start in starts]
 
 
+def ramp(size: int, overlap: int) -> torch.Tensor:
+    """Weights (size,) that rise over the first `overlap` of an axis and fall over the last: 1/3, 2/3, 1, 1, 2/3, 1/3."""
+    places = torch.arange(1.0, size + 1.0)
+    return torch.minimum(places, places.flip(0)).clamp(max=overlap + 1.0) / (overlap + 1.0)
+
+
 def multidiffusion(denoiser: Denoiser, tiling: Tiling) -> Denoiser:
     """A denoiser of the same call for videos of any size, which runs `denoiser` on windows only.
 
-    Its prediction is argmin_J Σ_i ‖J|_i − Φ(J_i)‖², the mean over all windows that hold a pixel (Lumiere Sec. 3.2,
-    Bar-Tal et al. 2023 Eq. 5). Since every sampler calls its denoiser once per step, windows are joined at each step.
+    Its prediction is argmin_J Σ_i ‖J|_i − Φ(J_i)‖², the mean over all windows that hold a pixel (Lumiere Sec. 3.2), or
+    with weights argmin_J Σ_i ‖w·(J|_i − Φ(J_i))‖² for w² = `Tiling.weight` (Bar-Tal et al. 2023, arXiv 2302.08113).
+    Since every sampler calls its denoiser once per step, windows are joined at each step.
     Paper: Φ is the denoised video; here: whatever is predicted, noise, v or video. Given the common noised video each
     is a linear function of the others, so their means stand for the same video.
 
@@ -86,10 +109,10 @@ def multidiffusion(denoiser: Denoiser, tiling: Tiling) -> Denoiser:
     ) -> torch.Tensor:
         steps = torch.as_tensor(timestep, device=sample.device).expand(len(sample))
         total = torch.zeros(sample.shape, dtype=_sum_dtype(sample.dtype), device=sample.device)
-        count = torch.zeros_like(total[:1, :1])
+        weight, weights = tiling.weight(*sample.shape[2:]).to(total), torch.zeros_like(total[:1, :1])
         windows = tiling.windows(*sample.shape[2:])
         for cut in windows:
-            cut.of(count).add_(1.0)
+            cut.of(weights).add_(weight)
         places = [(row, cut) for cut in windows for row in range(len(sample))]
         for start in range(0, len(places), tiling.batch):
             batch = places[start : start + tiling.batch]
@@ -103,8 +126,8 @@ def multidiffusion(denoiser: Denoiser, tiling: Tiling) -> Denoiser:
                 None if added_time_ids is None else added_time_ids[_rows(batch)],
             )
             for (row, cut), part in zip(batch, prediction, strict=True):
-                cut.of(total[row]).add_(part)
-        return (total / count).to(sample.dtype)
+                cut.of(total[row]).add_(part * weight)
+        return (total / weights).to(sample.dtype)
 
     return predict
 

@@ -22,6 +22,8 @@ class Upsampling:
     steps, sampler, guidance, seed: as in `nuwa.generate.windows.Sampling`
     noise_augmentation: noise on the small video, 0 (none: it is followed closely) to 1; it hides the faults of a
         video that was generated. Paper: not stated
+    tiling: windows. Paper: their plain mean; here by default weights that fall towards the ends of a window, because
+        then borders stand out half as much
     fps: of the video, 1/s; motion_score: mean optical flow in frame heights per second, None = not asked for
     """
 
@@ -32,7 +34,7 @@ class Upsampling:
     noise_augmentation: float = 0.1
     fps: float = 16.0
     motion_score: float | None = None
-    tiling: Tiling = field(default_factory=Tiling)
+    tiling: Tiling = field(default_factory=lambda: Tiling(weights="ramp"))
 
     def __post_init__(self) -> None:
         if self.steps < 1:

@@ -54,13 +54,9 @@ class SuperResolutionUNet(SpaceTimeUNet):
             unet.register_to_config(in_channels=given)
         return unet
 
-    def _conv_in_known(self, conv_in: nn.Conv2d) -> nn.Conv2d | None:
-        if self.image_config["in_channels"] != self.in_channels:
-            return None
-        width, size = conv_in.out_channels, conv_in.kernel_size
-        conv = nn.Conv2d(self.in_channels, width, size, padding=conv_in.padding, bias=False)
-        nn.init.zeros_(conv.weight)
-        return conv
+    def _known_channels(self) -> int:
+        """Of the enlarged video, where the image network does not take it already."""
+        return self.in_channels if self.image_config["in_channels"] == self.in_channels else 0
 
     def _input(self, sample: torch.Tensor, condition: torch.Tensor | None, mask: torch.Tensor | None) -> torch.Tensor:
         """First convolution of ⟨noised video, enlarged video⟩, ((b t) c h w)."""
@@ -89,7 +85,7 @@ def enlarged(video: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def augmented(condition: torch.Tensor, level: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
-    """Noise augmentation √(1 − s²)·condition + s·eps (variance preserving, Ho et al. 2021 Sec. 4.2).
+    """Noise augmentation √(1 − s²)·condition + s·eps (variance preserving, Ho et al. 2021).
 
     condition, eps: (b c t h w); level: (b,), s from 0 (none) to 1 (nothing is left of the condition)
     """

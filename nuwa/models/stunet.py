@@ -28,7 +28,7 @@ class SpaceTimeUNet(ModelMixin, ConfigMixin):
     network makes of its frame, and frames whose number the temporal factor divides are what it makes of them; equality
     for every video is impossible, because the coarser levels see fewer frames (App. B).
 
-    The input is ⟨noised video, masked video, mask⟩ (Sec. 3.3): 7 channels of pixels, 2c + 1 of latents with c channels.
+    The input is ⟨noised video, masked video, mask⟩ (Sec. 4.2): 7 channels of pixels, 2c + 1 of latents with c channels.
     Paper: how the image network's first convolution takes them is not stated; here: the further channels have weights
     of their own, `conv_in_known`, whose result is added. That is one convolution of all channels whose new weights are
     zero at first; the pretrained weight keeps its key and stays frozen.
@@ -57,7 +57,7 @@ class SpaceTimeUNet(ModelMixin, ConfigMixin):
         self._image_keys = frozenset(unet.state_dict())
         self._take_over(unet, temporal_kernel)
         self.clip_embedding = ClipEmbedding(unet.time_embedding.linear_2.out_features)
-        self.conv_in_known = self._conv_in_known(unet.conv_in)
+        self.conv_in_known = further_channels(unet.conv_in, self._known_channels())
         for parameter in self.spatial_parameters():
             parameter.requires_grad_(False)
 
@@ -82,13 +82,9 @@ class SpaceTimeUNet(ModelMixin, ConfigMixin):
         """The image network, weights random. Raises NuwaError for one that is not supported."""
         return build_image_unet(unet_config)
 
-    def _conv_in_known(self, conv_in: nn.Conv2d) -> nn.Conv2d:
-        """Weights of the input channels that the image network does not have: masked video and mask, zero at first."""
-        conv = nn.Conv2d(
-            conv_in.in_channels + 1, conv_in.out_channels, conv_in.kernel_size, padding=conv_in.padding, bias=False
-        )
-        nn.init.zeros_(conv.weight)
-        return conv
+    def _known_channels(self) -> int:
+        """Input channels that the image network does not have: masked video and mask."""
+        return self.in_channels + 1
 
     @classmethod
     def from_unet(
@@ -183,9 +179,9 @@ class SpaceTimeUNet(ModelMixin, ConfigMixin):
         return unfold(self.conv_out(hidden), num_frames)
 
     def _input(self, sample: torch.Tensor, condition: torch.Tensor | None, mask: torch.Tensor | None) -> torch.Tensor:
-        """First convolution of ⟨noised video, masked video, mask⟩, ((b t) c h w) (Sec. 3.3)."""
+        """First convolution of ⟨noised video, masked video, mask⟩, ((b t) c h w) (Sec. 4.2)."""
         hidden = self.conv_in(fold(sample))
-        if condition is None or mask is None:
+        if condition is None or mask is None or self.conv_in_known is None:
             return hidden
         # A clip of which nothing is given: black pixels encode to a constant, and that is not read at all.
         condition = condition * mask.amax(dim=(1, 2, 3, 4), keepdim=True).ne(0).to(condition.dtype)
@@ -217,9 +213,7 @@ class SpaceTimeUNet(ModelMixin, ConfigMixin):
     ) -> None:
         """Raise NuwaError for shapes that do not fit together."""
         if sample.ndim != 5 or sample.shape[1] != self.in_channels:
-            raise NuwaError(
-                f"sample of shape {tuple(sample.shape)}; this network takes (b, {self.in_channels}, t, h, w)"
-            )
+            raise NuwaError(f"sample of shape {tuple(sample.shape)}; give (b, {self.in_channels}, t, h, w)")
         batch, _, num_frames, height, width = sample.shape
         wanted = {3: (batch,), 4: (batch, num_frames)}.get(prompts.ndim)
         if wanted is None or prompts.shape[:-2] != wanted or prompts.shape[-1] != self.cross_attention_dim:
@@ -241,3 +235,13 @@ def prompts_at(prompts: torch.Tensor, factor: int) -> torch.Tensor:
     Frame k of the level starts from frame factor·k of the clip and reads the prompt of that frame.
     """
     return fold_prompts(prompts if prompts.ndim == 3 else prompts[:, ::factor])
+
+
+def further_channels(conv_in: nn.Conv2d, channels: int) -> nn.Conv2d | None:
+    """Weights of `channels` further input channels of a first convolution, zero at first; None for none."""
+    if channels == 0:
+        return None
+    kernel_size = conv_in.kernel_size[0]  # the first convolution of diffusers' U-Net is square
+    conv = nn.Conv2d(channels, conv_in.out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+    nn.init.zeros_(conv.weight)
+    return conv

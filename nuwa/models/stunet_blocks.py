@@ -42,7 +42,7 @@ class Layers(Checkpointed):
         prompts: torch.Tensor,
         skip: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """A pretrained layer and its inflation: frames ((b t) c h w), embedding (b d), prompts ((b t) n d) or (b n d)."""
+        """Pretrained layer and inflation: frames ((b t) c h w), embedding (b d), prompts ((b t) n d) or (b n d)."""
         if skip is not None:
             frames = torch.cat([frames, skip], dim=1)
         frames = self.resnets[index](frames, num_frames, embedding)
