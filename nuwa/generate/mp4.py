@@ -14,7 +14,9 @@ class Mp4File:
     def __init__(self, path: Path, fps: float) -> None:
         self.rate = exact_rate(fps)
         self.container = av.open(str(path), "w", format="mp4", options={"movflags": "faststart"})
-        self.stream = self.container.add_stream("libx264", rate=self.rate, options={"crf": "14", "preset": "medium"})
+        # x264's macroblock tree reads memory it never wrote where frames are small; the file would not repeat.
+        options = {"crf": "14", "preset": "medium", "x264-params": "mbtree=0"}
+        self.stream = self.container.add_stream("libx264", rate=self.rate, options=options)
         self.stream.pix_fmt = "yuv420p"
         self.sized = False
 
