@@ -55,7 +55,14 @@ def test_discriminator_judges_patches_and_videos_apart() -> None:
         layers_for(5, 64)
 
 
-def test_discriminator_of_windows_sees_neighbouring_frames_and_that_of_images_does_not() -> None:
+def test_discriminator_of_windows_sees_neighbouring_frames_and_that_of_images_does_not(
+    world: Path, tmp_path: Path
+) -> None:
+    for stage, kernel in (("image-vae", 1), ("vae", 3)):
+        adversary = stage_of(made(world, tmp_path, stage=stage, adversarial_weight=0.5)).adversary
+        assert adversary is not None
+        convolutions = [module for module in adversary.module.modules() if isinstance(module, torch.nn.Conv3d)]
+        assert {convolution.kernel_size[0] for convolution in convolutions} == {kernel}
     torch.manual_seed(0)
     video = torch.randn(1, 3, 9, 24, 24)
     changed = video.clone()
