@@ -1,0 +1,132 @@
+"""Everything that is read from the pixels of one clip, so that it can be forgotten: features and figures per frame."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+
+from nuwa.evaluate.clip_model import OpenClipModel, clipsim
+from nuwa.evaluate.decoding import Clip, Format
+from nuwa.evaluate.features import ImageFeatures, VideoFeatures
+from nuwa.evaluate.flow import FlowMethod, flicker, flow_pairs, warp_error
+from nuwa.evaluate.seams import Seams, gradient_energy, seams
+from nuwa.hierarchy import NuwaError
+
+Floats = NDArray[np.float64]
+Probe = Callable[[NDArray[np.uint8], Sequence[str]], NDArray[np.floating]]
+"""Frames (t h w 3) uint8 RGB and their prompts → a score per frame (t,), NaN where the prompt says nothing to check.
+
+Probes come in from outside: this library knows no world that it could ask about.
+"""
+BATCH = 16
+"""Images per call of a feature network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Networks:
+    """What judges; None for what was not asked for."""
+
+    image: ImageFeatures | None = None
+    video: VideoFeatures | None = None
+    clip: OpenClipModel | None = None
+    probes: Mapping[str, Probe] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which measures to take and at what places of a clip.
+
+    windows: length and depth of the windows that made the generated clips; real ones are read at the same places
+    """
+
+    wanted: Format
+    block: int
+    positions: NDArray[np.int64]
+    flow: FlowMethod
+    metrics: frozenset[str]
+    windows: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipMeasures:
+    """What is known of one clip.
+
+    image: (p d) features of the frames at `Plan.positions`; video: (blocks d)
+    series: name → values along the clip, NaN where there are none: `clipsim` and its control (p,), `probe …` (t,),
+    `flicker`, `static_frac`, `warp`, `matched_frac`, `motion` (t−1,), `sharpness` (t,)
+    seams: one per level but the deepest, empty where the windows are not known
+    """
+
+    name: str
+    image: Floats | None
+    video: Floats | None
+    series: Mapping[str, Floats]
+    seams: tuple[Seams, ...]
+
+
+def spread_positions(frames: int, count: int) -> NDArray[np.int64]:
+    """Numbers of `count` frames evenly spread over a clip, first and last included; all of them if it has no more."""
+    return np.unique(np.linspace(0, frames - 1, min(count, frames)).round().astype(np.int64))
+
+
+def measure(clip: Clip, others: Sequence[str], networks: Networks, plan: Plan) -> ClipMeasures:
+    """Take all measures of one clip.
+
+    others: the prompts of another clip, for the control; none where it has none
+    """
+    video = rearrange(torch.from_numpy(clip.frames.copy()).float() / 127.5 - 1.0, "t h w c -> c t h w")
+    sampled = rearrange(video[:, torch.from_numpy(plan.positions)], "c p h w -> p c h w")
+    series: dict[str, Floats] = {}
+    if networks.clip is not None and clip.prompts:
+        embedded = torch.cat([networks.clip.embed_images(part) for part in sampled.split(BATCH)])
+        for name, prompts in (("clipsim", clip.prompts), ("clipsim control", others)):
+            if prompts:
+                texts = networks.clip.embed_prompts([prompts[at] for at in plan.positions])
+                series[name] = clipsim(embedded, texts).double().numpy()
+    series |= _of_pixels(clip, plan)
+    series |= _of_probes(clip, others, networks.probes)
+    return ClipMeasures(
+        name=f"{clip.source.path.name}#{clip.part}",
+        image=None if networks.image is None else _features(networks.image, sampled),
+        video=None if networks.video is None else _features(networks.video, blocks(video, plan.block)),
+        series=series,
+        seams=() if plan.windows is None else tuple(seams(clip.frames, *plan.windows, clip.prompts or None)),
+    )
+
+
+def blocks(video: torch.Tensor, block: int) -> torch.Tensor:
+    """Cut (c t h w) into whole blocks (n c block h w); frames past the last one are left out."""
+    count = video.shape[1] // block
+    return rearrange(video[:, : count * block], "c (n t) h w -> n c t h w", t=block)
+
+
+def _features(network: ImageFeatures | VideoFeatures, inputs: torch.Tensor) -> Floats:
+    batches = inputs.split(BATCH if inputs.ndim == 4 else 1)
+    return torch.cat([network(batch) for batch in batches]).double().cpu().numpy()
+
+
+def _of_pixels(clip: Clip, plan: Plan) -> dict[str, Floats]:
+    series: dict[str, Floats] = {}
+    if "sharpness" in plan.metrics:
+        series["sharpness"] = gradient_energy(clip.frames)
+    if plan.metrics & {"flicker", "warp"}:
+        pairs = list(flow_pairs(clip.frames, plan.flow))
+        still, warp = flicker(pairs), warp_error(pairs)
+        series |= {"flicker": still.difference, "static_frac": still.static_frac}
+        series |= {"warp": warp.error, "matched_frac": warp.matched_frac, "motion": warp.motion}
+    return series
+
+
+def _of_probes(clip: Clip, others: Sequence[str], probes: Mapping[str, Probe]) -> dict[str, Floats]:
+    series: dict[str, Floats] = {}
+    for name, probe in probes.items() if clip.prompts else ():
+        for title, prompts in ((f"probe {name}", clip.prompts), (f"probe {name} control", tuple(others))):
+            if prompts:
+                scores = np.asarray(probe(clip.frames, prompts), np.float64)
+                if scores.shape != (len(clip.frames),):
+                    raise NuwaError(f"probe {name} gave scores of shape {scores.shape} for {len(clip.frames)} frames")
+                series[title] = scores
+    return series
