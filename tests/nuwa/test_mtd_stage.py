@@ -1,6 +1,7 @@
 """Training of the denoiser: kinds of mask by share, noise on the condition, checkpointing, variants of injection."""
 
 import dataclasses
+import itertools
 from collections import Counter
 from pathlib import Path
 
@@ -212,3 +213,12 @@ def test_shares_that_cannot_be_are_one_line(world: Path, changes: dict[str, obje
     with pytest.raises(TrainError, match=message) as caught:
         made(world, Path("unused"), **changes)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_remembered_of_a_window_belongs_to_its_mask(world: Path) -> None:
+    stage = stage_of(world)
+    sample = one_of_each_level(stage)[1]
+    known: list[Given | None] = [None, *itertools.product((False, True), repeat=LENGTH)]
+    for _ in range(2):  # the second time from memory, where it is remembered
+        for mask in known:
+            assert torch.equal(stage._latents(sample, mask), stage._encode(sample, mask).half().float())
