@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from nuwa.generate.executors import LocalExecutor
+from nuwa.generate.finished_windows import FinishedWindows
 from nuwa.generate.long_video import Progress, frame_plan, generate_frames, generate_latents
 from nuwa.generate.pipeline_folder import load_pipeline, save_pipeline
 from nuwa.generate.ray_windows import RayExecutor, fair_share, worker_share
-from nuwa.generate.windows import Sampling, WindowSampler
+from nuwa.generate.windows import Sampling, WindowSampler, WindowTask
 from nuwa.hierarchy import NuwaError
 from tests.nuwa import stack
 
@@ -78,3 +79,94 @@ def test_two_workers_one_killed_on_the_way_make_the_same_bits(cluster: None, mod
 def test_latents_are_bitwise_those_of_one_process(cluster: None, model: Path, local: LocalExecutor) -> None:
     with closing(RayExecutor(model, SAMPLING, 2)) as executor:
         assert torch.equal(generate_latents(PLAN, executor), generate_latents(PLAN, local))
+
+
+@pytest.mark.ray
+def test_the_killed_worker_of_a_decode_is_replaced(cluster: None, model: Path, local: LocalExecutor) -> None:
+    latents = torch.randn(1, 4, 5, 8, 8)
+    with closing(RayExecutor(model, SAMPLING, 1)) as executor:
+        executor.decode(latents)
+        (before,) = executor.pids
+        os.kill(before, signal.SIGKILL)
+        assert torch.equal(executor.decode(latents), local.decode(latents))
+        assert executor.pids != [before]
+
+
+@pytest.mark.ray
+def test_a_batch_that_kills_every_worker_ends_in_one_line(cluster: None, model: Path, tmp_path: Path) -> None:
+    """What is finished stays, so that a smaller batch can go on."""
+    keep = FinishedWindows(tmp_path, "")
+    with closing(RayExecutor(model, SAMPLING, 1)) as executor:
+        submit = executor.submit
+
+        def poisoned(tasks, pixels):
+            submit(_deadly(tasks) if tasks[0].window.level == 2 else tasks, pixels)
+
+        executor.submit = poisoned
+        with pytest.raises(NuwaError, match=r"windows 0 to 1 of level 2 were lost 3 times with their worker") as caught:
+            generate_latents(PLAN, executor, keep=keep)
+    assert "\n" not in str(caught.value)
+    assert sorted(path.name[0] for path in tmp_path.glob("*.safetensors")) == ["0", "1", "1"]
+
+
+class _Exit:
+    """Ends the process that unpickles it, as the system does when memory runs out."""
+
+    def __reduce__(self):
+        return os._exit, (1,)
+
+
+def _deadly(tasks):
+    first = tasks[0]
+    return [WindowTask(first.window, first.prompts, {**first.given, "deadly": _Exit()}), *tasks[1:]]
+
+
+@pytest.mark.ray
+def test_what_is_wrong_with_the_model_is_said_as_in_one_process(cluster: None, tmp_path: Path) -> None:
+    with (
+        closing(RayExecutor(tmp_path / "nowhere", SAMPLING, 2)) as executor,
+        pytest.raises(NuwaError, match=r"there is no pipeline folder .*nowhere") as caught,
+    ):
+        generate_latents(PLAN, executor)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cluster_that_is_not_there_is_one_line(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NuwaError, match=r"no Ray cluster at 127\.0\.0\.1:1 .*check the address") as caught:
+        RayExecutor(model, SAMPLING, 2, address="127.0.0.1:1")
+    assert "\n" not in str(caught.value)
+
+
+def test_no_worker_is_refused(model: Path) -> None:
+    with pytest.raises(NuwaError, match="0 workers make no video"):
+        RayExecutor(model, SAMPLING, 0)
+
+
+# What each worker asks for
+
+
+@pytest.mark.parametrize(
+    ("amounts", "workers", "expected"),
+    [
+        ([2.0], 1, 2.0),
+        ([2.0], 2, 1.0),
+        ([2.0], 3, 0.6666),  # ten-thousandths, rounded down: three of 0.6667 would not fit
+        ([1.0], 6, 0.1666),
+        ([16.0], 3, 5.0),  # whole ones above one
+        ([3.0, 3.0], 3, 1.0),  # 2 each would leave the third without a place
+        ([8.0, 2.0], 3, 2.0),
+        ([8.0, 1.0], 2, 4.0),
+        ([0.0, 4.0], 2, 2.0),
+        ([0.0], 2, 0.0),
+    ],
+)
+def test_share_is_the_most_that_fits_for_all(amounts: list[float], workers: int, expected: float) -> None:
+    assert fair_share(amounts, workers) == expected
+
+
+def test_workers_share_gpus_and_leave_nodes_without_gpu_alone() -> None:
+    nodes = [{"CPU": 64.0}, {"CPU": 8.0, "GPU": 2.0}]
+    assert worker_share(nodes, 2, "cuda") == {"num_gpus": 1.0, "num_cpus": 1.0}
+    assert worker_share(nodes, 3, "cuda") == {"num_gpus": 0.5, "num_cpus": 1.0}
+    assert worker_share(nodes, 2, "cpu") == {"num_gpus": 0, "num_cpus": 32.0}
+    assert worker_share([{"CPU": 1.0, "GPU": 8.0}], 4, "cuda") == {"num_gpus": 1.0, "num_cpus": 0.25}
