@@ -1,7 +1,7 @@
 """Everything that is read from the pixels of one clip, so that it can be forgotten: features and figures per frame."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nuwa.evaluate.clip_model import OpenClipModel, clipsim
 from nuwa.evaluate.decoding import Clip, Format
 from nuwa.evaluate.features import ImageFeatures, VideoFeatures
-from nuwa.evaluate.flow import FlowMethod, flicker, flow_pairs, warp_error
+from nuwa.evaluate.flow import FlowMethod, Step, steps
 from nuwa.evaluate.seams import Seams, gradient_energy, seams
 from nuwa.hierarchy import NuwaError
 
@@ -77,11 +77,10 @@ def measure(clip: Clip, others: Sequence[str], networks: Networks, plan: Plan) -
 
     others: the prompts of another clip, for the control; none where it has none
     """
-    video = rearrange(torch.from_numpy(clip.frames.copy()).float() / 127.5 - 1.0, "t h w c -> c t h w")
-    sampled = rearrange(video[:, torch.from_numpy(plan.positions)], "c p h w -> p c h w")
+    sampled = [_unit(clip.frames[part]) for part in batches(plan.positions)]
     series: dict[str, Floats] = {}
     if networks.clip is not None and clip.prompts:
-        embedded = torch.cat([networks.clip.embed_images(part) for part in sampled.split(BATCH)])
+        embedded = torch.cat([networks.clip.embed_images(part) for part in sampled])
         for name, prompts in (("clipsim", clip.prompts), ("clipsim control", others)):
             if prompts:
                 texts = networks.clip.embed_prompts([prompts[at] for at in plan.positions])
@@ -91,21 +90,30 @@ def measure(clip: Clip, others: Sequence[str], networks: Networks, plan: Plan) -
     return ClipMeasures(
         name=f"{clip.source.path.name}#{clip.part}",
         image=None if networks.image is None else _features(networks.image, sampled),
-        video=None if networks.video is None else _features(networks.video, blocks(video, plan.block)),
+        video=None if networks.video is None else _features(networks.video, blocks(clip.frames, plan.block)),
         series=series,
         seams=() if plan.windows is None else tuple(seams(clip.frames, *plan.windows, clip.prompts or None)),
     )
 
 
-def blocks(video: torch.Tensor, block: int) -> torch.Tensor:
-    """Cut (c t h w) into whole blocks (n c block h w); frames past the last one are left out."""
-    count = video.shape[1] // block
-    return rearrange(video[:, : count * block], "c (n t) h w -> n c t h w", t=block)
+def batches(positions: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """The positions, BATCH at a time."""
+    return (positions[start : start + BATCH] for start in range(0, len(positions), BATCH))
 
 
-def _features(network: ImageFeatures | VideoFeatures, inputs: torch.Tensor) -> Floats:
-    batches = inputs.split(BATCH if inputs.ndim == 4 else 1)
-    return torch.cat([network(batch) for batch in batches]).double().cpu().numpy()
+def blocks(frames: NDArray[np.uint8], block: int) -> Iterator[torch.Tensor]:
+    """Whole blocks of frames (t h w 3), each (1 3 block h w) in [−1, 1]; frames past the last one are left out."""
+    for start in range(0, len(frames) - block + 1, block):
+        yield rearrange(_unit(frames[start : start + block]), "t c h w -> 1 c t h w")
+
+
+def _unit(frames: NDArray[np.uint8]) -> torch.Tensor:
+    """(n h w 3) uint8 → (n 3 h w) in [−1, 1]."""
+    return rearrange(torch.from_numpy(np.ascontiguousarray(frames)).float() / 127.5 - 1.0, "n h w c -> n c h w")
+
+
+def _features(network: ImageFeatures | VideoFeatures, inputs: Iterable[torch.Tensor]) -> Floats:
+    return torch.cat([network(batch) for batch in inputs]).double().cpu().numpy()
 
 
 def _of_pixels(clip: Clip, plan: Plan) -> dict[str, Floats]:
@@ -113,10 +121,8 @@ def _of_pixels(clip: Clip, plan: Plan) -> dict[str, Floats]:
     if "sharpness" in plan.metrics:
         series["sharpness"] = gradient_energy(clip.frames)
     if plan.metrics & {"flicker", "warp"}:
-        pairs = list(flow_pairs(clip.frames, plan.flow))
-        still, warp = flicker(pairs), warp_error(pairs)
-        series |= {"flicker": still.difference, "static_frac": still.static_frac}
-        series |= {"warp": warp.error, "matched_frac": warp.matched_frac, "motion": warp.motion}
+        found = steps(clip.frames, plan.flow)
+        series |= {entry.name: np.array([getattr(step, entry.name) for step in found]) for entry in fields(Step)}
     return series
 
 

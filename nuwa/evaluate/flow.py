@@ -26,30 +26,20 @@ STILL_PX = 0.5
 
 
 @dataclass(frozen=True)
-class Warp:
-    """How well flow explains each step from one frame to the next.
+class Step:
+    """One step from a frame to the next.
 
-    error: (t−1,), mean squared difference of the matched pixels, summed over the channels (each in [0, 1]); NaN where
-    nothing matches
-    matched_frac: (t−1,), share of pixels that pass the forward-backward check
-    motion: (t−1,), mean length of the flow in frame heights
+    warp: mean squared difference of the matched pixels, summed over the channels (each in [0, 1]); NaN where nothing
+    matches. matched_frac: share of pixels that pass the forward-backward check
+    flicker: mean absolute difference in grey levels 0–255 of the static pixels; NaN where there are none.
+    static_frac: their share. motion: mean length of the flow in frame heights
     """
 
-    error: NDArray[np.float64]
-    matched_frac: NDArray[np.float64]
-    motion: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Flicker:
-    """Change where nothing moves.
-
-    difference: (t−1,), mean absolute difference in grey levels 0–255; NaN where no pixel is static
-    static_frac: (t−1,), share of static pixels
-    """
-
-    difference: NDArray[np.float64]
-    static_frac: NDArray[np.float64]
+    warp: float
+    matched_frac: float
+    flicker: float
+    static_frac: float
+    motion: float
 
 
 @dataclass(frozen=True)
@@ -63,13 +53,13 @@ class FlowPair:
 
 
 def flow_pairs(frames: Frames, method: FlowMethod = "dis") -> Iterator[FlowPair]:
-    """Flow both ways between all neighbours of frames (t h w 3) uint8 RGB. NuwaError for frames below 16 px."""
+    """Flow both ways between all neighbours of frames (t h w 3) uint8 RGB, one pair at a time."""
     if min(frames.shape[1:3]) < SMALLEST_PX:
         height, width = frames.shape[1:3]
         raise NuwaError(f"frames of {width}x{height} px are too small for optical flow; give at least {SMALLEST_PX} px")
     flow = _flow_function(method)
-    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
-    for (before, after), (first, second) in zip(pairwise(frames), pairwise(grey), strict=True):
+    for before, after in pairwise(frames):
+        first, second = (np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8) for frame in (before, after))
         yield FlowPair(before, after, flow(first, second), flow(second, first))
 
 
@@ -87,48 +77,54 @@ def _flow_function(method: FlowMethod) -> Callable[[Frames, Frames], Field]:
     )
 
 
-# Ruder et al. 2016 (arXiv 1604.08610), Eq. 5: |w + ŵ|² > 0.01 (|w|² + |ŵ|²) + 0.5 is disoccluded.
+# Ruder et al. 2016 (arXiv 1604.08610): |w + ŵ|² > 0.01 (|w|² + |ŵ|²) + 0.5 is disoccluded.
 def matched(forward: Field, backward: Field) -> NDArray[np.bool_]:
     """True where a pixel goes forward and comes back to about where it was, and stays inside the frame: (h w).
 
-    Paper: also leaves out motion boundaries (Eq. 6); here: not, because flow of cartoons is one boundary after another.
+    Paper: also leaves out motion boundaries; here: not, because flow of cartoons is one boundary after another.
     """
     returned, inside = _sample(backward, forward)
     there, back = np.square(forward).sum(-1), np.square(returned).sum(-1)
     return np.asarray(inside & (np.square(forward + returned).sum(-1) <= 0.01 * (there + back) + 0.5))
 
 
-# Lai et al. 2018 (arXiv 1808.00449), Eq. 11: Σ M |V_t − V̂_{t+1}|² / Σ M.
-def warp_error(pairs: list[FlowPair]) -> Warp:
-    """Squared difference of each frame and the next one warped back to it, where the two match.
+def steps(frames: Frames, method: FlowMethod = "dis") -> list[Step]:
+    """Warp error and flicker between all neighbours of frames (t h w 3) uint8 RGB: t − 1 of them.
 
-    A still or blurred video has little of it: read it beside `motion` and the figure of real videos.
+    NuwaError for frames below 16 px.
     """
-    errors, matches, motions = [], [], []
-    for pair in pairs:
-        warped, _ = _sample(pair.after.astype(np.float32), pair.forward)
-        mask = matched(pair.forward, pair.backward)
-        squared = np.square((pair.before - warped) / 255.0).sum(-1)
-        errors.append(float(squared[mask].mean()) if mask.any() else np.nan)
-        matches.append(float(mask.mean()))
-        motions.append(float(np.linalg.norm(pair.forward, axis=-1).mean() / pair.before.shape[0]))
-    return Warp(np.array(errors), np.array(matches), np.array(motions))
+    return [_step(pair) for pair in flow_pairs(frames, method)]
 
 
-def flicker(pairs: list[FlowPair]) -> Flicker:
-    """Mean absolute difference of neighbouring frames in static regions.
+def _step(pair: FlowPair) -> Step:
+    warp, matched_frac = warp_error(pair)
+    change, static_frac = flicker(pair)
+    motion = float(np.linalg.norm(pair.forward, axis=-1).mean() / pair.before.shape[0])
+    return Step(warp, matched_frac, change, static_frac, motion)
+
+
+# Lai et al. 2018 (arXiv 1808.00449), E_warp: Σ M |V_t − V̂_{t+1}|² / Σ M.
+def warp_error(pair: FlowPair) -> tuple[float, float]:
+    """Mean squared difference of a frame and the next one warped back to it, where the two match; the share that does.
+
+    A still or blurred video has little of it: read it beside the motion and the figure of real videos.
+    """
+    warped, _ = _sample(pair.after.astype(np.float32), pair.forward)
+    mask = matched(pair.forward, pair.backward)
+    squared = np.square((pair.before - warped) / 255.0).sum(-1)
+    return (float(squared[mask].mean()) if mask.any() else float("nan")), float(mask.mean())
+
+
+def flicker(pair: FlowPair) -> tuple[float, float]:
+    """Mean absolute difference of neighbouring frames in static regions, in grey levels; the share of those regions.
 
     VBench (Huang et al. 2024, arXiv 2311.17982), "temporal flickering", takes it over whole frames of videos that were
     asked to stand still; here: over the pixels that stand still by their flow, so that any video can be judged.
     VBench's score is 1 − this / 255.
     """
-    differences, shares = [], []
-    for pair in pairs:
-        still = np.linalg.norm(pair.forward, axis=-1) < STILL_PX
-        apart = np.abs(pair.before.astype(np.float64) - pair.after).mean(-1)
-        differences.append(float(apart[still].mean()) if still.any() else np.nan)
-        shares.append(float(still.mean()))
-    return Flicker(np.array(differences), np.array(shares))
+    still = np.linalg.norm(pair.forward, axis=-1) < STILL_PX
+    apart = np.abs(pair.before.astype(np.float64) - pair.after).mean(-1)
+    return (float(apart[still].mean()) if still.any() else float("nan")), float(still.mean())
 
 
 def _sample(image: Field, flow: Field) -> tuple[Field, NDArray[np.bool_]]:

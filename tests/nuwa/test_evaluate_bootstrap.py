@@ -15,14 +15,14 @@ from nuwa.hierarchy import NuwaError
 
 
 def test_interval_of_a_mean_covers_the_truth_as_often_as_it_says() -> None:
-    rng, bootstrap = np.random.default_rng(0), Bootstrap(draws=200, level=0.9)
+    rng, bootstrap = np.random.default_rng(0), Bootstrap(draws=100, level=0.9)
     hits = 0
-    for trial in range(300):
+    for trial in range(200):
         found = estimate_mean(rng.normal(size=30), np.arange(30), bootstrap, f"trial {trial}")
         assert found.low is not None
         assert found.high is not None
         hits += found.low <= 0.0 <= found.high
-    assert 0.83 <= hits / 300 <= 0.94  # a percentile interval of 30 values is a little narrow
+    assert 0.83 <= hits / 200 <= 0.94  # a percentile interval of 30 values is a little narrow
 
 
 def test_one_seed_and_purpose_always_give_the_same_interval() -> None:
