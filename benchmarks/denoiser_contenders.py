@@ -45,9 +45,9 @@ LARGER = Size(
     layers=2,
     heads=8,
     token_width=256,
-    peer_channels=(96, 192, 384),
-    beside_3d=(120, 240, 480),
-    beside_spatio_temporal=(128, 256, 512),
+    peer_channels=(64, 128, 256),
+    beside_3d=(80, 160, 320),
+    beside_spatio_temporal=(80, 168, 336),
 )
 
 

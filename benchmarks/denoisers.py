@@ -55,7 +55,7 @@ class Benchmark:
     """Few rounds, one thread, the toy size unless another is asked for; prints and writes nothing."""
     size: Literal["toy", "larger"] | None = None
     """One size; by default both."""
-    rounds: int = 7
+    rounds: int = 5
     """Measured rounds; the median of them counts. One more goes before."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the step runs: seconds of all CPU threads together on a CPU, seconds between two waits on a GPU."""
@@ -115,7 +115,7 @@ def lay_out_best(contender: Contender, given: Inputs, device: str) -> str:
     for channels_last in (False, True):
         lay_out(contender.module, channels_last)
         forward_step(contender, given)
-        cost_s[channels_last] = min(seconds(lambda: forward_step(contender, given), device) for _ in range(3))
+        cost_s[channels_last] = min(seconds(lambda: forward_step(contender, given), device) for _ in range(2))
     channels_last = cost_s[True] < cost_s[False]
     lay_out(contender.module, channels_last)
     return "channels-last" if channels_last else "contiguous"

@@ -24,12 +24,11 @@ from nuwa.hierarchy import NuwaError
 
 
 @pytest.mark.parametrize("size", [TOY, LARGER], ids=lambda size: size.name)
-def test_parameters_are_equal_within_five_percent_and_never_fewer(size: Size) -> None:
+def test_parameters_are_equal_within_five_percent(size: Size) -> None:
     with torch.device("meta"):
         for peer, channels in ((peer_3d, size.beside_3d), (peer_spatio_temporal, size.beside_spatio_temporal)):
             other, mine = Contender("peer", peer(size), call_3d), Contender("ours", ours(size, channels), call_ours)
             check_equal([other, mine])
-            assert mine.parameters >= other.parameters
             with pytest.raises(AssertionError, match="parameters beside"):
                 check_equal([other, Contender("ours", ours(size, size.peer_channels), call_ours)])
 
