@@ -96,6 +96,9 @@ def dependence(model: MaskTemporalUNet, name: str) -> float:
     [
         {},
         {"layers_per_block": 2, "use_linear_projection": True},
+        {"attention_head_dim": (2, 4), "use_linear_projection": True, "upcast_attention": True},
+        {"transformer_layers_per_block": 2, "only_cross_attention": True, "act_fn": "gelu"},
+        {"time_embedding_type": "fourier", "timestep_post_act": "silu", "mid_block_scale_factor": 2.0},
         {"block_out_channels": (8, 16, 16), "down_block_types": ("DownBlock2D", *["CrossAttnDownBlock2D"] * 2),
          "up_block_types": (*["CrossAttnUpBlock2D"] * 2, "UpBlock2D"), "layers_per_block": (1, 2, 1)},
     ],

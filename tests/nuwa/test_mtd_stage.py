@@ -222,3 +222,18 @@ def test_what_is_remembered_of_a_window_belongs_to_its_mask(world: Path) -> None
     for _ in range(2):  # the second time from memory, where it is remembered
         for mask in known:
             assert torch.equal(stage._latents(sample, mask), stage._encode(sample, mask).half().float())
+
+
+def test_without_level_sharing_each_level_has_a_network_of_its_own(world: Path, tmp_path: Path) -> None:
+    train(made(world, tmp_path / "global", levels="global", steps=1), quiet)
+    first = load_pipeline(tmp_path / "global/model")
+    train(made(world, tmp_path / "local", levels="local", steps=1, init=tmp_path / "global/model"), quiet)
+    second = load_pipeline(tmp_path / "local/model")
+    start = load_pipeline(world / "tiny").denoiser_global.state_dict()
+    trained = first.denoiser_at(0).state_dict()
+    assert any(not torch.equal(weight, start[name]) for name, weight in trained.items())
+    assert all(torch.equal(weight, start[name]) for name, weight in first.denoiser_at(1).state_dict().items())
+    assert all(torch.equal(weight, trained[name]) for name, weight in second.denoiser_at(0).state_dict().items())
+    changed = second.denoiser_at(1).state_dict()
+    assert any(not torch.equal(weight, start[name]) for name, weight in changed.items())
+    assert any(not torch.equal(weight, trained[name]) for name, weight in changed.items())
