@@ -11,6 +11,8 @@ from nuwa.hierarchy import NuwaError
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
+    """Generate a long video from a story of prompts; the same command again resumes. docs/nuwa.md shows how."""
+
     model: Path
     """Pipeline folder: the `model` of a training run."""
     story: Path
