@@ -9,6 +9,8 @@ import contextlib
 import itertools
 import logging
 import os
+import re
+import socket
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -22,6 +24,7 @@ from nuwa.generate.executors import LocalExecutor
 from nuwa.generate.pipeline import pick_device
 from nuwa.generate.pipeline_folder import load_pipeline, weights_fingerprint
 from nuwa.generate.windows import Sampling, WindowResult, WindowSampler, WindowTask
+from nuwa.generate.worker_share import worker_device, worker_share
 from nuwa.hierarchy import NuwaError, Window
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -34,6 +37,9 @@ TRIES = 3
 
 QUEUED = 2
 """Batches that a worker holds: the one it runs and one that waits, so that it never idles while results travel."""
+
+KNOCK_S = 10.0
+"""How long a cluster may take to answer."""
 
 START_S = 600.0
 """How long no worker at all may be there before the video is given up."""
@@ -105,7 +111,7 @@ class RayExecutor:
         self._turns, self._failed_starts = itertools.count(), 0
         try:
             nodes = [node["Resources"] for node in _nodes()]
-            self._device = _worker_device(device, nodes)
+            self._device = worker_device(device, nodes)
             self._share = worker_share(nodes, workers, self._device)
             check_nodes(self._model, self._device)
             for _ in range(workers):
@@ -156,8 +162,9 @@ class RayExecutor:
         raise NuwaError(f"{TRIES} workers were lost while decoding; {_MEMORY}")
 
     def close(self) -> None:
-        for actor in (*self._starting.values(), *(worker.actor for worker in self._live)):
-            ray.kill(actor)
+        if ray.is_initialized():
+            for actor in (*self._starting.values(), *(worker.actor for worker in self._live)):
+                ray.kill(actor)
         self._live, self._starting, self._running = [], {}, {}
         self._waiting.clear()
         if self._mine:
@@ -223,6 +230,7 @@ class RayExecutor:
         """Start another worker in the place of a lost one, which several of its calls may tell of."""
         if worker in self._live:
             self._live.remove(worker)
+            ray.kill(worker.actor)  # it may only be out of reach, and holds its share
             self._start()
 
     def _hand_out(self) -> None:
@@ -255,17 +263,25 @@ def _connect(address: str | None) -> bool:
         return False
     address = address or os.environ.get("RAY_ADDRESS")
     try:
+        _knock(address or "local")
         ray.init(
             address=address or "local",
             **({} if address else {"include_dashboard": False}),
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, ValueError, RuntimeError, RayError) as error:
+    except (OSError, ValueError, RuntimeError, RayError) as error:
         reason = str(error).strip().splitlines()[0]
         where = f"no Ray cluster at {address}" if address else "Ray does not start on this machine"
         raise NuwaError(f"{where} ({reason}); check the address and, where the cluster wants one, the token") from error
     return True
+
+
+def _knock(address: str) -> None:
+    """Raise OSError when nobody listens at host:port: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
 
 
 def _nodes() -> list[dict[str, Any]]:
@@ -275,33 +291,6 @@ def _nodes() -> list[dict[str, Any]]:
 def _free() -> str:
     free = ray.available_resources()
     return ", ".join(f"{free.get(name, 0):g} {name}" for name in ("CPU", "GPU"))
-
-
-def _worker_device(device: str, nodes: Sequence[dict[str, float]]) -> str:
-    has_gpu = any(node.get("GPU", 0) > 0 for node in nodes)
-    if device == "cuda" and not has_gpu:
-        raise NuwaError("device cuda: the cluster offers no GPU; use cpu or auto")
-    return "cuda" if has_gpu and device != "cpu" else "cpu"
-
-
-def worker_share(nodes: Sequence[dict[str, float]], workers: int, device: str) -> dict[str, float]:
-    """Resources of each of `workers` actors: as much of the cluster as lets all of them run at once.
-
-    On GPUs one whole GPU, or an equal part where there are more workers, and at most one CPU beside it.
-    """
-    if device == "cuda":
-        nodes = [node for node in nodes if node.get("GPU", 0) > 0]
-        gpus = min(1.0, fair_share([node["GPU"] for node in nodes], workers))
-        return {"num_gpus": gpus, "num_cpus": min(1.0, fair_share([node.get("CPU", 0) for node in nodes], workers))}
-    return {"num_gpus": 0, "num_cpus": fair_share([node.get("CPU", 0) for node in nodes], workers)}
-
-
-def fair_share(amounts: Sequence[float], workers: int) -> float:
-    """The largest amount that each of `workers` can have of one node; Ray counts in ones, below one in 1/10 000."""
-    parts = {amount / k for amount in amounts for k in range(1, workers + 1) if amount > 0}
-    shares = {float(int(part)) if part > 1 else int(part * 10_000) / 10_000 for part in parts}
-    fitting = [share for share in shares if share and sum(int(amount / share + 1e-9) for amount in amounts) >= workers]
-    return max(fitting, default=0.0)
 
 
 def check_nodes(model: str, device: str) -> None:
@@ -335,7 +324,13 @@ def _fingerprint(model: str) -> str | None:
 
 
 def _raise_ours(error: RayTaskError) -> NoReturn:
-    """Raise what a worker raised: a NuwaError as itself."""
+    """Raise what a worker raised: a NuwaError as itself, and as one a node that lacks this package."""
     if isinstance(error.cause, NuwaError):
         raise NuwaError(str(error.cause)) from error
+    lacking = re.search(r"No module named '[\w.]+'", str(error))
+    if lacking:
+        raise NuwaError(
+            f"a node of the cluster cannot run this program ({lacking[0]}); install it on every node, or submit the "
+            "job with its folder: ray job submit --working-dir ."
+        ) from error
     raise error

@@ -8,6 +8,7 @@ import pytest
 from nuwa.hierarchy import (
     NuwaError,
     Window,
+    children,
     depth_for,
     num_frames,
     parent,
@@ -52,6 +53,21 @@ def test_ends_of_a_window_are_neighbours_in_its_parent(frames: int) -> None:
         above, position = found
         assert above in levels[window.level - 1]
         assert above.frames(5)[position : position + 2] == window.frames(5)[:: 5 - 1]
+
+
+@pytest.mark.parametrize("frames", [17, 50, 65])
+def test_children_lie_between_the_frames_of_their_parent(frames: int) -> None:
+    levels = plan(frames, 5, depth=3)
+    for window in (window for level in levels for window in level):
+        below = children(window, levels, 5)
+        assert [parent(child, 5) for child in below] == [(window, n) for n in range(len(below))]
+        numbers = window.frames(5)
+        assert window.last(5) == numbers[-1]
+        assert all((child.first, child.last(5)) == (numbers[n], numbers[n + 1]) for n, child in enumerate(below))
+    assert [sum(len(children(window, levels, 5)) for window in level) for level in levels[:2]] == [
+        len(levels[1]),
+        len(levels[2]),
+    ]
 
 
 def test_parents_reach_the_global_window() -> None:

@@ -6,16 +6,19 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from ray.exceptions import RayTaskError
 
+from nuwa.generate import ray_windows
 from nuwa.generate.executors import LocalExecutor
 from nuwa.generate.finished_windows import FinishedWindows
 from nuwa.generate.long_video import Progress, frame_plan, generate_frames, generate_latents
 from nuwa.generate.pipeline_folder import load_pipeline, save_pipeline
-from nuwa.generate.ray_windows import RayExecutor, fair_share, worker_share
+from nuwa.generate.ray_windows import RayExecutor
 from nuwa.generate.windows import Sampling, WindowSampler, WindowTask
 from nuwa.hierarchy import NuwaError
 from tests.nuwa import stack
@@ -131,9 +134,13 @@ def test_what_is_wrong_with_the_model_is_said_as_in_one_process(cluster: None, t
     assert "\n" not in str(caught.value)
 
 
-def test_a_cluster_that_is_not_there_is_one_line(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(NuwaError, match=r"no Ray cluster at 127\.0\.0\.1:1 .*check the address") as caught:
-        RayExecutor(model, SAMPLING, 2, address="127.0.0.1:1")
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
+def test_a_cluster_that_is_not_there_is_one_line_at_once(model: Path, address: str) -> None:
+    import ray
+
+    ray.shutdown()
+    with pytest.raises(NuwaError, match=f"no Ray cluster at {address} .*refused.*check the address") as caught:
+        RayExecutor(model, SAMPLING, 2, address=address)
     assert "\n" not in str(caught.value)
 
 
@@ -142,31 +149,57 @@ def test_no_worker_is_refused(model: Path) -> None:
         RayExecutor(model, SAMPLING, 0)
 
 
-# What each worker asks for
+@pytest.fixture
+def two_nodes() -> Iterator[tuple[Any, Any]]:
+    """A head and a second node with one CPU each, and the second."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    ray.shutdown()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = cluster.add_node(num_cpus=1)
+    try:
+        yield cluster, second
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
 
 
-@pytest.mark.parametrize(
-    ("amounts", "workers", "expected"),
-    [
-        ([2.0], 1, 2.0),
-        ([2.0], 2, 1.0),
-        ([2.0], 3, 0.6666),  # ten-thousandths, rounded down: three of 0.6667 would not fit
-        ([1.0], 6, 0.1666),
-        ([16.0], 3, 5.0),  # whole ones above one
-        ([3.0, 3.0], 3, 1.0),  # 2 each would leave the third without a place
-        ([8.0, 2.0], 3, 2.0),
-        ([8.0, 1.0], 2, 4.0),
-        ([0.0, 4.0], 2, 2.0),
-        ([0.0], 2, 0.0),
-    ],
-)
-def test_share_is_the_most_that_fits_for_all(amounts: list[float], workers: int, expected: float) -> None:
-    assert fair_share(amounts, workers) == expected
+@pytest.mark.ray
+@pytest.mark.slow  # two nodes of a cluster start and one is lost
+def test_a_node_lost_on_the_way_costs_no_bit(two_nodes: tuple[Any, Any], model: Path, local: LocalExecutor) -> None:
+    cluster, second = two_nodes
+    lost: list[int] = []
+    with closing(RayExecutor(model, SAMPLING, 2, address=cluster.address)) as executor:
+
+        def lose(progress: Progress) -> None:
+            if not lost and len(executor.pids) == 2:
+                lost.append(progress.windows_done)
+                cluster.remove_node(second, allow_graceful=False)
+
+        latents = generate_latents(PLAN, executor, on_progress=lose)
+    assert lost
+    assert torch.equal(latents, generate_latents(PLAN, local))
 
 
-def test_workers_share_gpus_and_leave_nodes_without_gpu_alone() -> None:
-    nodes = [{"CPU": 64.0}, {"CPU": 8.0, "GPU": 2.0}]
-    assert worker_share(nodes, 2, "cuda") == {"num_gpus": 1.0, "num_cpus": 1.0}
-    assert worker_share(nodes, 3, "cuda") == {"num_gpus": 0.5, "num_cpus": 1.0}
-    assert worker_share(nodes, 2, "cpu") == {"num_gpus": 0, "num_cpus": 32.0}
-    assert worker_share([{"CPU": 1.0, "GPU": 8.0}], 4, "cuda") == {"num_gpus": 1.0, "num_cpus": 0.25}
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_node_with_another_model_is_named_before_any_work(
+    two_nodes: tuple[Any, Any], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_windows, "weights_fingerprint", lambda folder: "what only this process sees")
+    with pytest.raises(NuwaError, match=r"node .* has other weights in the pipeline folder .*copy it there") as caught:
+        RayExecutor(model, SAMPLING, 2, address=two_nodes[0].address)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_node_without_the_package_is_told_what_to_do() -> None:
+    error = RayTaskError(
+        "load", "RuntimeError: failed to import\nModuleNotFoundError: No module named 'nuwa'", ImportError()
+    )
+    with pytest.raises(
+        NuwaError, match=r"cannot run this program \(No module named 'nuwa'\); install it on every node"
+    ):
+        ray_windows._raise_ours(error)
+    with pytest.raises(RayTaskError):
+        ray_windows._raise_ours(RayTaskError("load", "ZeroDivisionError", ZeroDivisionError()))
