@@ -55,7 +55,7 @@ class Generation:
     """Classifier-free guidance scale; above 1 the denoiser sees every window twice."""
     batch: int | None = None
     """Local windows at once; by default 5 on a CPU and 75 on a GPU, which divide 15 and 225."""
-    repeats: int = 3
+    repeats: int = 2
     """How often the two videos whose ratio is a bar are made, in turn; the median counts."""
     kills: int = 5
     """How often the video is killed."""
@@ -207,14 +207,14 @@ def measure_batch(config: Generation) -> list[str]:
 
 def measure_workers(config: Generation) -> list[str]:
     """The same video by K Ray actors of one thread each, and by one process of one thread."""
-    frames = config.lengths[1] if config.quick else 1024
-    answers = {workers: once(config, frames, None, workers=workers, threads=1) for workers in (None, 1, 2)}
+    frames, steps = (config.lengths[1], 1) if config.quick else (1024, max(1, config.steps // 2))
+    answers = {count: once(config, frames, None, workers=count, threads=1, steps=steps) for count in (None, 1, 2)}
     wall = {workers: float(answer["wall_s"]) for workers, answer in answers.items()}
     same = len({answer["found"]["sha256"] for answer in answers.values()}) == 1
     rows = [
         [
             "this process" if workers is None else f"Ray, K = {workers}",
-            str(hierarchical_calls(frames, LENGTH, config.sampler_steps, config.windows_at_once, workers or 1)),
+            str(hierarchical_calls(frames, LENGTH, steps, config.windows_at_once, workers or 1)),
             f"{wall[workers]:.1f}",
             f"{wall[workers] * (workers or 1):.1f}",
             f"{wall[None] / wall[workers]:.2f}",
@@ -223,7 +223,7 @@ def measure_workers(config: Generation) -> list[str]:
         for workers, answer in answers.items()
     ]
     return [
-        f"{frames} frames, {config.sampler_steps} steps, batches of {config.windows_at_once}; a device is a core, one "
+        f"{frames} frames, {steps} steps, batches of {config.windows_at_once}; a device is a core, one "
         f"thread. Workers are up before the clock starts. All frames bitwise equal: {'yes' if same else '**no**'}.",
         "",
         *table(["", "calls in a row", "wall s", "device s", "× this process", "peak MiB of a process"], rows),
