@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from nuwa.evaluate.config import EvaluateConfig
+from nuwa.evaluate.i3d import I3D
+from nuwa.evaluate.inception import fid_inception
 from nuwa.evaluate.job import evaluate as evaluate_job
 from nuwa.evaluate.job import prepare
 from nuwa.hierarchy import NuwaError
@@ -124,6 +126,19 @@ def test_what_the_videos_do_not_allow_is_left_out_with_the_remedy(
     assert "left out: avg_fid" in capsys.readouterr().out
 
 
+def test_a_figure_that_finds_nothing_says_so(words: list[str], footage: Path, tmp_path: Path) -> None:
+    """Prompts that change beside the only keyframes leave no seam to judge."""
+    shutil.copytree(footage / "generated", tmp_path / "made")
+    for record in (tmp_path / "made").glob("*.json"):
+        prompts = ["a red square in the forest"] * 5 + ["a red square in the snow"] * 5
+        record.write_text(json.dumps({"prompts": prompts, "window_length": 4, "depth": 2}))
+    wanted = ["--generated", str(tmp_path / "made"), "--metrics", "seams", "sharpness"]
+    assert run([*words, *wanted]) == 0
+    found = report(tmp_path)
+    assert set(found["figures"]) == {"sharpness"}
+    assert "within 4 frames of a change of prompt" in found["left_out"]["seams"]
+
+
 def test_runs_of_a_dataset_are_real_videos_with_prompts(words: list[str], footage: Path, tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "dataset", [24, 12], size=SIZE)
     wanted = ["--real", str(dataset), "--metrics", "clipsim", "sharpness"]
@@ -223,3 +238,21 @@ def test_probes_come_in_as_callables(words: list[str], footage: Path, tmp_path: 
     assert figures["probe_asked"]["control_with_prompts_of_another_video"]["value"] == pytest.approx(2 / 3, rel=1e-6)
     with pytest.raises(NuwaError, match=r"probe odd gave scores of shape \(3,\)"):
         evaluate_job(prepare(config), {"odd": lambda frames, prompts: np.zeros(3)})
+
+
+@pytest.mark.slow  # nine images and nine videos pass through networks of 22 and 13 million parameters
+def test_the_fields_networks_drop_the_word_toy(words: list[str], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.save(I3D().state_dict(), tmp_path / "rgb_imagenet.pt")
+    state = fid_inception().state_dict() | {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
+    torch.save(state, tmp_path / "pt_inception.pth")
+    given = ["--i3d", str(tmp_path / "rgb_imagenet.pt"), "--inception", str(tmp_path / "pt_inception.pth")]
+    wanted = ["--metrics", "avg_kid", "b_kvd", "b_fvd", "--block", "10", "--positions", "1", "--feature-width", "2"]
+    assert run([*words, *given, *wanted]) == 0
+    figures = report(tmp_path)["figures"]
+    assert set(figures) == {"avg_kid", "b_kvd", "b_fvd"}
+    assert figures["b_fvd"]["label"] == "B-FVD-10"
+    assert figures["b_fvd"]["judge"].startswith("I3D logits, Kinetics-400 RGB, weights rgb_imagenet.pt")
+    assert figures["avg_kid"]["judge"].startswith("FID's own Inception v3")
+    too_short = [*words, *given[:2], "--metrics", "b_fvd", "--block", "5", "--feature-width", "2"]
+    assert run(too_short) == 2

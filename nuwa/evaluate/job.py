@@ -19,7 +19,7 @@ from nuwa.evaluate.config import OF_BLOCKS, OF_FRAMES, EvaluateConfig, Metric, c
 from nuwa.evaluate.decoding import Format, choose_format, parts, prompts_of, read_clips, spread
 from nuwa.evaluate.features import ImageFeatures, ToyVideoFeatures, VideoFeatures
 from nuwa.evaluate.figures import Comparison, Measured
-from nuwa.evaluate.report import compute_figures, figure_json, footage_json
+from nuwa.evaluate.report import compute_figures, figure_json, footage_json, not_found
 from nuwa.evaluate.sources import Footage, Source, UnreadableVideoError, find_footage
 from nuwa.hierarchy import NuwaError
 
@@ -88,6 +88,7 @@ def evaluate(job: Job, probes: Mapping[str, Probe] | None = None, on_clip: Calla
     sets = Comparison(real, generated, bootstrap, job.config.splits)
     allowed = [name for name in metrics if name not in left_out]
     figures = compute_figures(allowed, sets, networks, plan, job.config.feature_width)
+    left_out |= not_found(allowed, networks.probes, figures)
     return {
         "figures": {figure.name: figure_json(figure) for figure in figures},
         "left_out": left_out,

@@ -1,7 +1,7 @@
 """Which figures there are, what they are called, and the JSON that says everything about them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,14 @@ from nuwa.evaluate.figures import (
     series_figure,
 )
 from nuwa.evaluate.frechet import principal_directions
+from nuwa.evaluate.seams import CHANGE_MARGIN
 from nuwa.evaluate.sources import Footage
 
+NOTHING_FOUND = {
+    "flicker": "no pixel stands still in any generated video",
+    "warp": "optical flow matches no pixel of any generated video with the next frame",
+    "seams": f"every keyframe lies within {CHANGE_MARGIN} frames of a change of prompt, where the scene itself changes",
+}
 SIGNIFICANT = 7
 """Digits of a number in the report: single precision has no more."""
 
@@ -47,7 +53,16 @@ def compute_figures(
     for name in networks.probes:
         titles = Titles(f"probe_{name}", f"probe: {name}", "higher", "a callable from outside")
         found.append(series_figure(titles, f"probe {name}", sets, _by_blocks(plan)))
-    return [figure for figure in found if figure is not None]
+    return [figure for figure in found if figure is not None and math.isfinite(figure.value.value)]
+
+
+def not_found(metrics: Sequence[str], probes: Iterable[str], figures: Sequence[Figure]) -> dict[str, str]:
+    """Metrics and probes that gave no figure although nothing stood against them, and why."""
+    names = {figure.name for figure in figures}
+    silent = [name for name in metrics if not names & {name, f"toy_{name}", f"{name}_level_0"}]
+    reasons = {name: NOTHING_FOUND.get(name, "the videos hold nothing that it measures") for name in silent}
+    asked = {f"probe_{name}" for name in probes}
+    return reasons | {name: "it found nothing to check in any generated video" for name in sorted(asked - names)}
 
 
 def _by_blocks(plan: Plan) -> Along:
