@@ -23,7 +23,7 @@ import torch
 from nuwa.generate.executors import LocalExecutor
 from nuwa.generate.pipeline import pick_device
 from nuwa.generate.pipeline_folder import load_pipeline, weights_fingerprint
-from nuwa.generate.windows import Sampling, WindowResult, WindowSampler, WindowTask
+from nuwa.generate.windows import FixedFrame, Sampling, WindowResult, WindowSampler, WindowTask
 from nuwa.generate.worker_share import worker_device, worker_share
 from nuwa.hierarchy import NuwaError, Window
 
@@ -135,7 +135,7 @@ class RayExecutor:
 
     def submit(self, tasks: Sequence[WindowTask], pixels: bool) -> None:
         with self._lock:
-            self._waiting.append(_Batch(tuple(tasks), pixels))
+            self._waiting.append(_Batch(tuple(_alone(task) for task in tasks), pixels))
             self._hand_out()
 
     def collect(self) -> list[tuple[Window, WindowResult]]:
@@ -153,7 +153,7 @@ class RayExecutor:
         for _ in range(TRIES):
             worker = self._any_live()
             try:
-                return ray.get(worker.actor.decode.remote(latents))
+                return ray.get(worker.actor.decode.remote(latents.clone()))
             except RayTaskError as error:
                 _raise_ours(error)
             except RayError:
@@ -255,6 +255,12 @@ class RayExecutor:
 
 
 _MEMORY = "often memory is short: give a smaller batch or fewer workers. What is finished is kept"
+
+
+def _alone(task: WindowTask) -> WindowTask:
+    """The task with frames that are no slices of something larger: a slice would travel with all of it."""
+    given = {n: FixedFrame(frame.latent.clone(), frame.pixels.clone()) for n, frame in task.given.items()}
+    return WindowTask(task.window, task.prompts, given)
 
 
 def _connect(address: str | None) -> bool:

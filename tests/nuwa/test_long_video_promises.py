@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from itertools import chain, islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from nuwa.generate import long_video
 from nuwa.generate.executors import LocalExecutor
 from nuwa.generate.finished_windows import FinishedWindows
 from nuwa.generate.long_video import Progress, VideoPlan, frame_plan, generate_frames, generate_latents
@@ -273,6 +275,42 @@ def test_who_stops_reading_loses_nothing_that_was_running(tmp_path: Path) -> Non
     assert not executor._submitted
     latents = generate_latents(frame_plan(PROMPTS[:20], LENGTH), executor)  # the executor serves the next video
     assert torch.equal(latents, generate_latents(frame_plan(PROMPTS[:20], LENGTH), local()))
+
+
+# Progress
+
+
+def test_progress_counts_windows_and_frames_and_estimates_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five batches of 10 s: the global window, then 15 local ones, 4 at once; the frames take no time."""
+    now = [0.0]
+    monkeypatch.setattr(long_video, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    class Slow(FakeSampler):
+        def sample(self, tasks: Sequence[WindowTask], pixels: bool) -> list[WindowResult]:
+            now[0] += 10.0
+            return super().sample(tasks, pixels)
+
+    told: list[Progress] = []
+    plan = frame_plan(["a star"] * 226, 16)
+    list(generate_frames(plan, LocalExecutor(Slow(batch=4)), on_progress=told.append))
+    assert (told[0].windows_done, told[0].windows, told[0].frames_done, told[0].frames) == (1, 16, 0, 226)
+    assert told[0].seconds_left == pytest.approx(40)
+    halfway = next(made for made in told if made.windows_done == 9)
+    assert halfway.seconds_left == pytest.approx(30 * (7 * 4 / 15) / (1 + 8 * 4 / 15))
+    assert told[-1] == Progress(16, 16, 226, 226, 0.0)
+    assert [made.frames_done for made in told] == sorted(made.frames_done for made in told)
+
+
+def test_given_windows_do_not_count_and_finished_ones_do(tmp_path: Path) -> None:
+    given = {n: a_frame(n) for n in range(0, 65, 16)}
+    plan = frame_plan(["a star"] * 65, LENGTH, given=given)
+    told: list[Progress] = []
+    generate_latents(plan, local(), keep=FinishedWindows(tmp_path, ""), on_progress=told.append)
+    assert {made.windows for made in told} == {20}
+    next(tmp_path.glob("2-*3.safetensors")).unlink()
+    told.clear()
+    generate_latents(plan, local(), keep=FinishedWindows(tmp_path, ""), on_progress=told.append)
+    assert [(made.windows_done, made.windows) for made in told] == [(20, 20)]
 
 
 # Memory

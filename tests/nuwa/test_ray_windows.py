@@ -1,6 +1,7 @@
 """Windows on Ray actors: the same bits as in one process, also when workers are killed on the way."""
 
 import os
+import pickle
 import signal
 import time
 from collections.abc import Iterator
@@ -19,8 +20,8 @@ from nuwa.generate.finished_windows import FinishedWindows
 from nuwa.generate.long_video import Progress, frame_plan, generate_frames, generate_latents
 from nuwa.generate.pipeline_folder import load_pipeline, save_pipeline
 from nuwa.generate.ray_windows import RayExecutor
-from nuwa.generate.windows import Sampling, WindowSampler, WindowTask
-from nuwa.hierarchy import NuwaError
+from nuwa.generate.windows import FixedFrame, Sampling, WindowSampler, WindowTask
+from nuwa.hierarchy import NuwaError, Window
 from tests.nuwa import stack
 
 SAMPLING = Sampling(steps=3, guidance=2.0, seed=7, batch=2)
@@ -96,16 +97,13 @@ def test_the_killed_worker_of_a_decode_is_replaced(cluster: None, model: Path, l
 
 
 @pytest.mark.ray
-def test_a_batch_that_kills_every_worker_ends_in_one_line(cluster: None, model: Path, tmp_path: Path) -> None:
+def test_a_batch_that_kills_every_worker_ends_in_one_line(
+    cluster: None, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is finished stays, so that a smaller batch can go on."""
     keep = FinishedWindows(tmp_path, "")
     with closing(RayExecutor(model, SAMPLING, 1)) as executor:
-        submit = executor.submit
-
-        def poisoned(tasks, pixels):
-            submit(_deadly(tasks) if tasks[0].window.level == 2 else tasks, pixels)
-
-        executor.submit = poisoned
+        monkeypatch.setattr(ray_windows, "_alone", lambda task: _deadly(task) if task.window.level == 2 else task)
         with pytest.raises(NuwaError, match=r"windows 0 to 1 of level 2 were lost 3 times with their worker") as caught:
             generate_latents(PLAN, executor, keep=keep)
     assert "\n" not in str(caught.value)
@@ -119,9 +117,15 @@ class _Exit:
         return os._exit, (1,)
 
 
-def _deadly(tasks):
-    first = tasks[0]
-    return [WindowTask(first.window, first.prompts, {**first.given, "deadly": _Exit()}), *tasks[1:]]
+def _deadly(task: WindowTask) -> WindowTask:
+    return WindowTask(task.window, task.prompts, {**task.given, 1: _Exit()})  # type: ignore[dict-item]
+
+
+def test_a_slice_of_a_long_clip_travels_alone() -> None:
+    clip = torch.zeros(4, 1000, 8, 8), torch.zeros(3, 1000, 16, 16)
+    task = WindowTask(Window(1, 0, 0, 1), ("a star",) * 5, {0: FixedFrame(clip[0][:, 7], clip[1][:, 7])})
+    assert len(pickle.dumps(task)) > 1_000_000
+    assert len(pickle.dumps(ray_windows._alone(task))) < 10_000
 
 
 @pytest.mark.ray
