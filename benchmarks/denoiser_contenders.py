@@ -14,13 +14,16 @@ LATENT_CHANNELS, NUM_FRAMES, NUM_TOKENS = 4, 16, 77
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """One comparison: widths of the peers, and those of ours that have as many parameters as each of them."""
+    """One comparison: widths of the peers, and those of ours that have as many parameters as each of them.
+
+    All have the same number of attention heads at every resolution.
+    """
 
     name: str
     latent_px: int
     batch: int
     layers: int
-    heads: int
+    heads: tuple[int, ...]
     token_width: int
     peer_channels: tuple[int, ...]
     beside_3d: tuple[int, ...]
@@ -32,7 +35,7 @@ TOY = Size(
     latent_px=8,
     batch=4,
     layers=1,
-    heads=4,
+    heads=(2, 4),
     token_width=128,
     peer_channels=(64, 128),
     beside_3d=(80, 168),
@@ -43,7 +46,7 @@ LARGER = Size(
     latent_px=32,
     batch=1,
     layers=2,
-    heads=8,
+    heads=(2, 4, 8),
     token_width=256,
     peer_channels=(64, 128, 256),
     beside_3d=(80, 160, 320),
@@ -140,7 +143,7 @@ def peer_3d(size: Size) -> nn.Module:
         block_out_channels=size.peer_channels,
         layers_per_block=size.layers,
         cross_attention_dim=size.token_width,
-        attention_head_dim=size.peer_channels[-1] // size.heads,
+        attention_head_dim=size.peer_channels[0] // size.heads[0],
     )
 
 
@@ -155,7 +158,7 @@ def peer_spatio_temporal(size: Size) -> nn.Module:
         block_out_channels=size.peer_channels,
         layers_per_block=size.layers,
         cross_attention_dim=size.token_width,
-        num_attention_heads=(size.heads,) * levels,
+        num_attention_heads=size.heads,
         addition_time_embed_dim=256,
         projection_class_embeddings_input_dim=768,
         num_frames=NUM_FRAMES,

@@ -33,6 +33,15 @@ def test_parameters_are_equal_within_five_percent(size: Size) -> None:
                 check_equal([other, Contender("ours", ours(size, size.peer_channels), call_ours)])
 
 
+@pytest.mark.parametrize("size", [TOY, LARGER], ids=lambda size: size.name)
+def test_all_have_the_same_heads_at_every_resolution(size: Size) -> None:
+    with torch.device("meta"):
+        networks = [ours(size, size.beside_3d), peer_3d(size), peer_spatio_temporal(size)]
+    for network in networks:
+        blocks = [block.attentions[0].transformer_blocks[0] for block in network.down_blocks]
+        assert [block.attn1.heads for block in blocks] == list(size.heads)
+
+
 def test_all_predict_the_same_shape_and_none_is_a_trivial_function() -> None:
     small = dataclasses.replace(TOY, latent_px=4)
     given = inputs_of(small, 1, torch.empty(0))
