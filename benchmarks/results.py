@@ -53,7 +53,8 @@ def commit() -> str:
     """Short hash of the checkout; `+` when tracked files of the measured packages differ from it."""
     git = ("git", "-C", str(REPOSITORY))
     done = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "curation"], capture_output=True, check=False)
+    measured = ("curation", "nuwa")
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *measured], capture_output=True, check=False)
     return (done.stdout.strip() or "unknown") + ("+" if changed.returncode == 1 else "")
 
 
