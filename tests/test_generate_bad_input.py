@@ -71,6 +71,8 @@ def files(folder: Path) -> dict[str, bytes]:
         ("--frames -5", "-5 frames"),
         ("--frames 40 --depth 2", "a depth of at least 3"),
         ("--depth 0", "depth of at least"),
+        ("--depth 99", "99 puts keyframes 1e+59 frames apart; 10 frames need a depth of 2"),
+        ("--steps", "--steps has no number"),
         ("--steps 0", "steps is 0"),
         ("--steps 4 0", "it must be a number above 0"),
         ("--steps 1001", "noise schedule has 1000"),
@@ -246,7 +248,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("this user may not mount a small file system")
     yield tmp_path / "disk"
-    subprocess.run(["umount", str(tmp_path / "disk")], check=True)
+    subprocess.run(["umount", "--lazy", str(tmp_path / "disk")], check=True)
 
 
 def count_windows(monkeypatch: pytest.MonkeyPatch) -> list[int]:

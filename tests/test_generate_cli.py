@@ -1,5 +1,7 @@
 """pipelines.generate from the command line: a whole video in every format, the same again, interrupted, with others."""
 
+import errno
+import io
 import json
 import os
 import shlex
@@ -13,6 +15,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from nuwa.generate import job
 from nuwa.generate.long_video import Progress
@@ -247,3 +250,19 @@ def test_progress_in_a_log_is_a_line_now_and_then_and_one_at_the_end(capsys: pyt
     assert capsys.readouterr().out == "windows 4/4, frames 10/10, 1 min 15 s left\n"
     clocks = {0.4: "0 s", 59.6: "1 min 0 s", 3599.4: "59 min 59 s", 7260: "2 h 1 min"}
     assert {seconds: generation_progress.clock(seconds) for seconds in clocks} == clocks
+
+
+def test_progress_on_a_terminal_is_a_bar_with_the_same_figures() -> None:
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with generation_progress.shown(terminal) as tell:
+        tell(Progress(1, 4, 0, 10, None))
+        tell(Progress(4, 4, 10, 10, 0.0))
+    assert "windows 4/4, frames 10/10, 0 s left" in terminal.file.getvalue()
+
+
+def test_without_locks_on_the_file_system_it_works_too(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(job.fcntl, "flock", flock)
+    assert run(words) == 0

@@ -78,6 +78,8 @@ def check_numbers(config: GenerateConfig) -> None:
     for name in ("workers", "batch"):
         if getattr(config, name) < 1:
             raise NuwaError(f"{name} is {getattr(config, name)}; give 1 or more")
+    if not config.steps:
+        raise NuwaError("--steps has no number; give one, or one per level")
     if not config.output.name:
         raise NuwaError(f"output {config.output} has no name; give a file to write")
 

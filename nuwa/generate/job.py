@@ -28,7 +28,10 @@ from nuwa.generate.samplers import check_steps
 from nuwa.generate.story import GivenImage, Story, frame_prompts, level_prompts, load_story
 from nuwa.generate.video_files import check_output, format_of, write_video
 from nuwa.generate.windows import Sampling, WindowSampler
-from nuwa.hierarchy import NuwaError, plan
+from nuwa.hierarchy import NuwaError, depth_for, plan, strides
+
+_LARGEST_STRIDE = 2**31
+"""Frames between neighbours that a denoiser can be told."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def prepare(config: GenerateConfig) -> Job:
     fps = next(rate for rate in (config.fps, story.fps, pipe.config.train_fps) if rate is not None)
     check_output(config.output, pipe.config.height, pipe.config.width, config.upscale, fps)
     frames = len(frame_prompts(story, fps, config.frames))
-    depth = len(plan(frames, pipe.config.window_length, config.depth))
+    depth = _depth(frames, pipe.config.window_length, config.depth)
     sampling = _sampling(config, fps)
     sampling.check_levels(depth)
     for level in range(depth):
@@ -80,8 +83,10 @@ def run(job: Job, on_progress: Callable[[Progress], None]) -> None:
         write_record(config.output, job.record)
         given = encode_clips(job.pipe, job.clips)
         video = VideoPlan(job.prompts, job.pipe.config.window_length, len(job.prompts), given)
-        with closing(_executor(job)) as executor:
-            frames = generate_frames(video, executor, keep=keep, on_progress=on_progress)
+        with (
+            closing(_executor(job)) as executor,
+            closing(generate_frames(video, executor, keep=keep, on_progress=on_progress)) as frames,
+        ):
             write_video(config.output, frames, job.sampling.fps, config.upscale)
     clean(config)
 
@@ -90,6 +95,17 @@ def clean(config: GenerateConfig) -> None:
     """Remove the finished windows of a video that is complete, unless they are to be kept."""
     if not config.keep_windows:
         shutil.rmtree(config.work_folder, ignore_errors=True)
+
+
+def _depth(frames: int, length: int, asked: int | None) -> int:
+    """Number of levels. NuwaError for one that cannot reach the length, and for one far beyond it."""
+    depth = len(plan(frames, length, asked))
+    if strides(length, depth)[0] > _LARGEST_STRIDE:
+        raise NuwaError(
+            f"depth {depth} puts keyframes {strides(length, depth)[0]:.0e} frames apart; "
+            f"{frames} frames need a depth of {depth_for(frames, length)}"
+        )
+    return depth
 
 
 def _sampling(config: GenerateConfig, fps: float) -> Sampling:
@@ -141,12 +157,16 @@ def _work_folder(config: GenerateConfig) -> Iterator[Path]:
     except OSError as error:
         raise NuwaError(f"{folder} cannot be written to ({error}); give another --output") from error
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise NuwaError(
-                f"another process is making {config.output}; wait for it or give another --output"
-            ) from error
+        _hold(handle, config.output)
         yield folder
     finally:
         os.close(handle)
+
+
+def _hold(handle: int, output: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise NuwaError(f"another process is making {output}; wait for it or give another --output") from error
+    except OSError:  # a file system without locks: nothing says that somebody else is at it
+        return

@@ -114,7 +114,7 @@ def generate_frames(
     *,
     keep: FinishedWindows | None = None,
     on_progress: OnProgress = _tell_nobody,
-) -> Iterator[np.ndarray]:
+) -> Generator[np.ndarray]:
     """Frames of the video, uint8 (H W 3), in order, while later windows still run.
 
     keep: finished windows go there and are not made again. NuwaError when they cannot be kept or a worker gives up;

@@ -114,7 +114,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if not mounted:
         pytest.skip("this user may not mount a small file system")
     yield tmp_path / "disk"
-    subprocess.run(["umount", str(tmp_path / "disk")], check=True)
+    subprocess.run(["umount", "--lazy", str(tmp_path / "disk")], check=True)
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a"])
