@@ -1,6 +1,8 @@
 """pipelines.evaluate from the command line: a whole report from real files, and every bad input in one line."""
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from nuwa.evaluate.config import EvaluateConfig
+from nuwa.evaluate.config import METRICS, EvaluateConfig
 from nuwa.evaluate.i3d import I3D
 from nuwa.evaluate.inception import fid_inception
 from nuwa.evaluate.job import evaluate as evaluate_job
@@ -212,6 +214,15 @@ def test_bad_input_gives_one_line(
     assert line in error
     assert error.count("\n") == 1
     assert not (tmp_path / "metrics.json").exists()
+
+
+def test_every_command_of_the_manual_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "evaluate.md").read_text("utf-8")
+    commands = re.findall(r"^python -m pipelines\.evaluate (.*)$", text.replace("\\\n", " "), re.MULTILINE)
+    assert len(commands) >= 4
+    for command in commands:
+        assert run([*shlex.split(command), "--dry-run"]) == 0
+    assert all(f"| `{name}` |" in text for name in METRICS)
 
 
 def test_dry_run_prints_the_whole_configuration(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,7 +62,7 @@ def not_found(metrics: Sequence[str], probes: Iterable[str], figures: Sequence[F
     silent = [name for name in metrics if not names & {name, f"toy_{name}", f"{name}_level_0"}]
     reasons = {name: NOTHING_FOUND.get(name, "the videos hold nothing that it measures") for name in silent}
     asked = {f"probe_{name}" for name in probes}
-    return reasons | {name: "it found nothing to check in any generated video" for name in sorted(asked - names)}
+    return reasons | dict.fromkeys(sorted(asked - names), "it found nothing to check in any generated video")
 
 
 def _by_blocks(plan: Plan) -> Along:
