@@ -78,6 +78,9 @@ class TrainConfig:
     """mtd: share of windows trained with their first k frames given, k random (a video that goes on)."""
     infilling_frac: float = 0.05
     """mtd: share of windows trained with any k frames given, k and frames random (a storyboard)."""
+    condition: Literal["pixels", "latents"] = "pixels"
+    """mtd: the window encoded with its unknown frames zeroed before (the paper's), or its latents with zeros in their
+    place, a shortcut that encodes nothing twice; generate with the same."""
     condition_noise: float = 0.0
     """mtd: most noise on the condition, in standard deviations of a latent; a window draws its own and is told."""
     injection: Literal["symmetric", "up_only", "single_scale"] = "symmetric"

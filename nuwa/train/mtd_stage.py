@@ -22,8 +22,9 @@ from nuwa.train.stages import Diffusion, Losses, rebuilt, video_of, windows_of
 class MtdStage:
     """mtd: Mask Temporal Diffusion on windows at all strides (NUWA-XL Sec. 3.2, Eq. 5).
 
-    Target = E(window), condition = E(window with unknown frames zeroed in pixel space). At the largest stride
-    nothing is given, at the others the first and last frame; shares of the windows learn other masks (given_frames.py).
+    Target = E(window), condition = E(window with unknown frames zeroed in pixel space) or, by config, the target with
+    unknown frames zeroed. At the largest stride nothing is given, at the others the first and last frame; shares of
+    the windows learn other masks (given_frames.py).
     """
 
     adversary = None
@@ -45,8 +46,9 @@ class MtdStage:
     def losses(self, samples: Sequence[WindowSample], draws: range) -> Losses:
         """Denoising loss, and its part at each level."""
         given = self._given(samples, draws)
-        z0 = torch.stack([self._latents(sample, known=None) for sample in samples]).to(self.device)  # b c t h w
-        condition = torch.stack([self._latents(s, known=k) for s, k in zip(samples, given, strict=True)])
+        latents = [self._latents(sample, known=None) for sample in samples]
+        z0 = torch.stack(latents).to(self.device)  # b c t h w
+        condition = torch.stack([self._condition(*each) for each in zip(samples, latents, given, strict=True)])
         mask = repeat(torch.tensor(given), "b t -> b 1 t h w", h=z0.shape[3], w=z0.shape[4]).to(z0)
         tokens = self.diffusion.tokens(samples, draws)
         stride = torch.tensor([sample.stride for sample in samples], device=self.device)
@@ -61,6 +63,16 @@ class MtdStage:
         where = (self.config.length, self.config.seed)
         levels = [self.levels[sample.level] for sample in samples]
         return [given_frames(self.shares, level, *where, draw) for level, draw in zip(levels, draws, strict=True)]
+
+    def _condition(self, sample: WindowSample, latents: torch.Tensor, known: Given) -> torch.Tensor:
+        """z_c (c t h w): encoded with unknown frames zeroed, or by the shortcut its latents with zeros for them.
+
+        Paper: the former. By the latter, given frames know a little of their true neighbours, which in generation are
+        those of the window above.
+        """
+        if self.config.condition == "latents":
+            return latents * torch.tensor(known)[:, None, None]
+        return self._latents(sample, known)
 
     def _latents(self, sample: WindowSample, known: Given | None) -> torch.Tensor:
         """Scaled latents of a window (c t h w): all of it, or with frames that are not `known` zeroed."""
