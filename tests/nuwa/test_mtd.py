@@ -1,5 +1,6 @@
 """Mask Temporal Diffusion (NUWA-XL Sec. 3.2): at first the image U-Net, frame by frame."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -362,6 +363,16 @@ def test_autocast_to_bfloat16_works() -> None:
         exact = model(**make_inputs())
     assert (output.float() - exact).norm() / exact.norm() < 0.05
     assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_weights_in_bfloat16_work(stepped: MaskTemporalUNet) -> None:
+    inputs = make_inputs()
+    half = {name: inputs[name].bfloat16() for name in ("sample", "encoder_hidden_states", "condition", "mask")}
+    with torch.no_grad():
+        exact = stepped(**inputs)
+        output = copy.deepcopy(stepped).to(torch.bfloat16)(**(inputs | half))
+    assert output.dtype == torch.bfloat16
+    assert (output.float() - exact).norm() / exact.norm() < 0.05
 
 
 @pytest.mark.parametrize(
