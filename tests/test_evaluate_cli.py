@@ -171,6 +171,22 @@ def test_damaged_and_short_videos_are_named_and_do_not_count(
     assert "too short for 10 frames: short.mp4" in printed
 
 
+def test_a_figure_that_was_asked_for_is_not_dropped_because_of_a_damaged_video(
+    words: list[str], footage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two videos, one of which turns out to be damaged while it is decoded."""
+    for number in range(2):
+        film(tmp_path / "made" / f"{number}.mkv", number)
+    path = tmp_path / "made" / "1.mkv"
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 3 : len(whole) * 9 // 10] = bytes(len(whole) * 9 // 10 - len(whole) // 3)
+    path.write_bytes(whole)
+    assert run([*words, "--generated", str(tmp_path / "made"), "--metrics", "b_kvd", "--frames", str(FRAMES)]) == 2
+    error = capsys.readouterr().err
+    assert "give at least 2 of each" in error
+    assert not (tmp_path / "metrics.json").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [

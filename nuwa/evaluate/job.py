@@ -84,6 +84,7 @@ def evaluate(job: Job, probes: Mapping[str, Probe] | None = None, on_clip: Calla
     generated, lost = _measure_all(job.generated_chosen, networks, plan, on_clip)
     real, lost_real = _measure_all(job.real_chosen, networks, plan, on_clip)
     left_out = _reasons(job, loaded, metrics, real, generated) | _reasons(job, loaded, job.config.wanted)
+    _insist(job.config.metrics, left_out, lost + lost_real)
     bootstrap = Bootstrap(draws=job.config.bootstrap, seed=job.config.seed)
     sets = Comparison(real, generated, bootstrap, job.config.splits)
     allowed = [name for name in metrics if name not in left_out]
@@ -149,6 +150,13 @@ def _allowed(job: Job, networks: Networks) -> list[Metric]:
         if name in against:
             raise NuwaError(f"--metrics {name}: {against[name]}")
     return [name for name in job.config.wanted if name not in against]
+
+
+def _insist(asked: Sequence[Metric], left_out: Mapping[str, str], lost: Sequence[tuple[str, str]]) -> None:
+    """Raise NuwaError when damaged videos took away what a figure needs that was asked for by name."""
+    for name in asked:
+        if name in left_out:
+            raise NuwaError(f"--metrics {name}: {left_out[name]} ({len(lost)} could not be decoded: {lost[0][1]})")
 
 
 def _reasons(

@@ -100,14 +100,14 @@ def _of_run(run: Run) -> Source:
 
 
 def _of_file(path: Path) -> Source:
-    """Size, rate and number of frames by reading packets, none of which is decoded."""
+    """Size, rate and number of frames from the header, or by counting packets; nothing is decoded."""
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise UnreadableVideoError(f"{path} has no video stream")
             stream = container.streams.video[0]
             rate = stream.average_rate or stream.guessed_rate
-            count = sum(1 for packet in container.demux(stream) if packet.size)
+            count = stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
             height, width = stream.codec_context.height, stream.codec_context.width
     except (av.FFmpegError, OSError) as error:
         raise UnreadableVideoError(f"{path} cannot be decoded ({error})") from error

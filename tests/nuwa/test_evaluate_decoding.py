@@ -45,8 +45,9 @@ def the_only(folder: Path) -> Source:
     return source
 
 
-def test_a_file_is_told_by_its_packets(tmp_path: Path) -> None:
-    write_video(tmp_path / "deep" / "a.mp4", 10, (32, 48))
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])  # Matroska does not tell the number of frames
+def test_a_file_is_told_without_decoding(tmp_path: Path, name: str) -> None:
+    write_video(tmp_path / "deep" / name, 10, (32, 48))
     source = the_only(tmp_path)
     assert (source.height, source.width, source.fps, source.num_frames) == (32, 48, 8.0, 10)
     assert source.prompts == ()
