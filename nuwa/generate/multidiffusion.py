@@ -81,7 +81,7 @@ def cuts(size: int, window: int, overlap: int) -> list[slice]:
 
 
 def ramp(size: int, overlap: int) -> torch.Tensor:
-    """Weights (size,) that rise over the first `overlap` of an axis and fall over the last: 1/3, 2/3, 1, 1, 2/3, 1/3."""
+    """Weights (size,) that rise over the first `overlap` of an axis and fall over the last: 1/3, 2/3, 1, 2/3, 1/3."""
     places = torch.arange(1.0, size + 1.0)
     return torch.minimum(places, places.flip(0)).clamp(max=overlap + 1.0) / (overlap + 1.0)
 

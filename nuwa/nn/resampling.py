@@ -56,15 +56,15 @@ class InflatedConv(nn.Module):
     """What convolution inflation adds behind a pretrained layer: x + W_out·conv1d(conv2d(x)), at first x.
 
     Lumiere Sec. 3.1, Fig. 4: a convolution over space, one over time, a zero-initialised linear projection, a residual.
-    Paper: normalisation and activation between them are not stated; here: group norm of each frame and SiLU before
-    either convolution, as in the layers that it follows, so that normalisation never mixes frames.
+    Paper: what lies between the two is not stated; here: group norm of each frame, so that it never mixes frames, and
+    SiLU. Without them all three would be one linear map.
     """
 
     def __init__(self, channels: int, num_groups: int, kernel_size: int = 3) -> None:
         super().__init__()
-        groups = math.gcd(channels, num_groups)
-        self.norm1, self.conv_space = nn.GroupNorm(groups, channels), nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm2, self.conv_time = nn.GroupNorm(groups, channels), TemporalConv(channels, kernel_size)
+        self.conv_space = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        self.norm = nn.GroupNorm(math.gcd(channels, num_groups), channels)
+        self.conv_time = TemporalConv(channels, kernel_size)
         self.proj_out = nn.Conv2d(channels, channels, kernel_size=1)
         nn.init.zeros_(self.proj_out.weight)
         if self.proj_out.bias is not None:
@@ -72,6 +72,5 @@ class InflatedConv(nn.Module):
 
     def forward(self, frames: torch.Tensor, num_frames: int) -> torch.Tensor:
         """Mix frames of the same video; frames: ((b t) c h w), `num_frames` = t, result of the same shape."""
-        hidden = self.conv_space(functional.silu(self.norm1(frames)))
-        hidden = self.conv_time(functional.silu(self.norm2(hidden)), num_frames)
-        return frames + self.proj_out(hidden)
+        hidden = functional.silu(self.norm(self.conv_space(frames)))
+        return frames + self.proj_out(self.conv_time(hidden, num_frames))

@@ -274,6 +274,19 @@ def test_the_input_is_one_convolution_of_noised_video_masked_video_and_mask(step
     assert (output[[3, 11]] - expected).abs().max() < 1e-12
 
 
+def test_gradient_checkpointing_gives_the_same_gradients(stepped: SpaceTimeUNet) -> None:
+    inputs, found, runs = make_inputs(7), [], []
+    model = copy.deepcopy(stepped)
+    model.up_blocks[2].resnets[0].register_forward_hook(lambda *_: runs.append(1))
+    for switch in (model.disable_gradient_checkpointing, model.enable_gradient_checkpointing):
+        switch()
+        model.zero_grad()
+        model(**inputs).square().mean().backward()
+        found.append({name: one.grad.clone() for name, one in model.named_parameters() if one.requires_grad})
+    assert len(runs) == 3  # once, then twice
+    assert all((found[0][name] - found[1][name]).abs().max() < 1e-12 for name in found[0])
+
+
 def test_windows_of_a_batch_do_not_see_each_other(stepped: SpaceTimeUNet) -> None:
     inputs = make_inputs()
     with torch.no_grad():
