@@ -57,10 +57,10 @@ class Sampler:
         check_steps(trained, steps)
         scheduler = _fresh(trained, name)
         _check_prediction(scheduler)
-        scheduler.set_timesteps(steps, device=device)
+        scheduler.set_timesteps(steps)  # counted on the CPU: on a GPU every step would wait for its number
         _drop_extra_step(scheduler, steps)
         _check_walk(scheduler, steps)
-        self.timesteps = self._labels = scheduler.timesteps
+        self.timesteps, self._labels = scheduler.timesteps.to(device), scheduler.timesteps
         if isinstance(scheduler, DDIMScheduler):
             self._labels = _respace(scheduler)
         elif not isinstance(scheduler, DDPMScheduler):
@@ -194,7 +194,7 @@ def _respace(scheduler: DDIMScheduler) -> torch.Tensor:
     Returns (n,), the steps by their numbers in the shorter schedule.
     """
     steps = len(scheduler.timesteps)
-    scheduler.alphas_cumprod = scheduler.alphas_cumprod[scheduler.timesteps.flip(0).cpu()]
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod[scheduler.timesteps.flip(0)]
     scheduler.num_inference_steps = steps
     scheduler.register_to_config(num_train_timesteps=steps)
-    return torch.arange(steps - 1, -1, -1, device=scheduler.timesteps.device)
+    return torch.arange(steps - 1, -1, -1)

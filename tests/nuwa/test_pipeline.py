@@ -136,19 +136,33 @@ def test_a_folder_of_something_else_is_left_alone(pipe: NuwaXLPipeline, tmp_path
         "scheduler/scheduler_config.json",
     ],
 )
-def test_a_missing_or_truncated_file_is_named(folder: Path, name: str) -> None:
+@pytest.mark.parametrize("read", [load_pipeline, NuwaXLPipeline.from_pretrained])
+def test_a_missing_or_truncated_file_is_named(folder: Path, name: str, read: Callable) -> None:
     path = folder / name
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(NuwaError) as truncated:
-        load_pipeline(folder)
+        read(folder)
     path.unlink()
     with pytest.raises(NuwaError) as missing:
-        load_pipeline(folder)
+        read(folder)
     for message in (str(truncated.value), str(missing.value)):
         assert path.name in message
         assert str(path.parent) in message
         assert "\n" not in message
+
+
+def test_a_missing_shard_is_named(pipe: NuwaXLPipeline, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path / "sharded", max_shard_size="40KB")
+    shard = sorted((tmp_path / "sharded" / "vae").glob("*-of-*.safetensors"))[1]
+    content = shard.read_bytes()
+    shard.write_bytes(content[: len(content) // 2])
+    with pytest.raises(NuwaError, match="is damaged or cut short") as error:
+        load_pipeline(tmp_path / "sharded")
+    assert shard.name in str(error.value)
+    shard.unlink()
+    with pytest.raises(NuwaError, match=f"{shard.name} is missing"):
+        load_pipeline(tmp_path / "sharded")
 
 
 def test_weights_of_another_size_are_refused(folder: Path) -> None:
