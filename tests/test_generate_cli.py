@@ -236,9 +236,25 @@ def test_killed_with_signal_9_the_same_command_goes_on(words: list[str], tmp_pat
 
 
 @pytest.mark.ray
-def test_ray_workers_make_the_same_video(words: list[str], tmp_path: Path) -> None:
-    assert run([*words, "--batch", "2", "--output", str(tmp_path / "one")]) == 0
-    assert run([*words, "--batch", "2", "--output", str(tmp_path / "two"), "--workers", "2"]) == 0
+def test_workers_make_the_same_video_though_one_of_them_is_lost(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words += ["--frames", "33", "--batch", "1"]
+    assert run([*words, "--output", str(tmp_path / "one")]) == 0
+    real, lost = job.generate_frames, []
+
+    def generate_frames(plan, executor, *, keep, on_progress):
+        def progress(made: Progress) -> None:
+            on_progress(made)
+            if not lost and executor.pids:
+                lost.append(executor.pids[0])
+                os.kill(lost[0], signal.SIGKILL)
+
+        return real(plan, executor, keep=keep, on_progress=progress)
+
+    monkeypatch.setattr(job, "generate_frames", generate_frames)
+    assert run([*words, "--output", str(tmp_path / "two"), "--workers", "2"]) == 0
+    assert lost
     for one, other in zip(pictures(tmp_path / "one"), pictures(tmp_path / "two"), strict=True):
         np.testing.assert_array_equal(one, other)
 
