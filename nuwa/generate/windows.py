@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 
 from nuwa.diffusion.guidance import frame_scales, guided
-from nuwa.generate.samplers import Sampler, SamplerName, check_steps, denoise
+from nuwa.generate.samplers import Sampler, SamplerName, denoise
 from nuwa.hierarchy import NuwaError, Window
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ class Sampling:
     batch: local windows per denoiser call; fewer are padded to this
     fps: of the video, 1/s; motion_score: mean optical flow in frame heights per second, None = not asked for
     condition: `pixels`, the paper's encoding of the window with unknown frames zeroed before it is encoded, or
-        `latents`, the given frames' latents as they are and zeros elsewhere, which saves the encoder
+        `latents`, the given frames' latents as they are and zeros elsewhere, which saves the encoder: 2 % of a window's
+        time at equal denoising loss on the shipped model, which knows only the former (python -m benchmarks.condition)
     """
 
     steps: int | tuple[int, ...] = 20
@@ -141,14 +142,17 @@ def fill_batch(tasks: Sequence[WindowTask], batch: int) -> list[WindowTask]:
 
 
 class WindowSampler:
-    """Samples windows of one pipeline with one `Sampling`; keeps the prompts it has encoded."""
+    """Samples windows of one pipeline with one `Sampling`; keeps the prompts it has encoded.
+
+    NuwaError for a sampler that cannot work with the pipeline's schedule, or for more steps than it has.
+    """
 
     def __init__(self, pipe: "NuwaXLPipeline", sampling: Sampling) -> None:
         self.pipe, self.sampling = pipe, sampling
         # One prompt at a time: in a batch, its last bits would depend on the prompts beside it.
         self._encode = lru_cache(PROMPTS_KEPT)(lambda prompt: pipe.encode_prompts([prompt])[0])
         for steps in sampling.steps if isinstance(sampling.steps, tuple) else (sampling.steps,):
-            check_steps(pipe.scheduler, steps)
+            Sampler(pipe.scheduler, sampling.sampler, steps, torch.device("cpu"))  # to refuse before anything runs
 
     @torch.no_grad()
     def sample(self, tasks: Sequence[WindowTask], pixels: bool) -> list[WindowResult]:

@@ -177,7 +177,7 @@ def schedulers() -> list[tuple[SchedulerMixin, str]]:
     return [*((trained, name) for name in ("trained", *NAMES)), (euler, "trained")]
 
 
-@pytest.mark.parametrize(("trained", "name"), schedulers(), ids=lambda value: getattr(value, "__name__", str(value)))
+@pytest.mark.parametrize(("trained", "name"), schedulers(), ids=["trained", *NAMES, "euler"])
 def test_given_frames_are_at_the_level_of_every_step_and_bitwise_at_the_end(trained: SchedulerMixin, name: str) -> None:
     """What the denoiser sees of them is alpha·given + sigma·noise of the step it is told, sigma-parametrised or not."""
     noise, given, mask = given_case()

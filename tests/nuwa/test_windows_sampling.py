@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DDIMScheduler, PNDMScheduler
 
 from nuwa.generate.pipeline import NuwaXLPipeline
 from nuwa.generate.pipeline_folder import load_pipeline
@@ -25,6 +26,7 @@ from tests.nuwa import stack
 
 DEMO = Path(__file__).parents[2] / "demo" / "weights" / "pipeline"
 SAMPLERS = ("trained", "ddpm", "ddim", "dpm++", "unipc")
+SIZES: dict[str, Any] = {"window_length": stack.LENGTH, "height": 16, "width": 16}
 PROMPTS = ("a red star",) * 3 + ("a blue circle",) * 2
 
 
@@ -342,6 +344,11 @@ def test_bad_settings_say_what_to_change(settings: dict[str, Any], message: str)
 def test_what_does_not_fit_the_pipeline_is_told_before_anything_runs(pipe: NuwaXLPipeline) -> None:
     with pytest.raises(NuwaError, match="steps is 1001; this model's noise schedule has 1000"):
         WindowSampler(pipe, Sampling(steps=(20, 1001)))
+    with pytest.raises(NuwaError, match=r"one of .*; choose a sampler: ddim"):
+        WindowSampler(NuwaXLPipeline(**pipe.components | {"scheduler": PNDMScheduler()}, **SIZES), Sampling())
+    rescaled = DDIMScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    with pytest.raises(NuwaError, match="train with v_prediction"):
+        WindowSampler(NuwaXLPipeline(**pipe.components | {"scheduler": rescaled}, **SIZES), Sampling(sampler="dpm++"))
     with pytest.raises(NuwaError, match=r"for 2 levels, \(20, 10\), and the video has 3; give one number per level"):
         Sampling(steps=(20, 10)).check_levels(3)
     with pytest.raises(NuwaError, match=r"for 1 levels, \(20,\), and the video has 2"):
