@@ -217,7 +217,7 @@ class _Recursion:
             if self._is_leaf(window):
                 self.leaves[window] = result.latents
             else:
-                self._hand_down(window, _frames(task, result))
+                self._hand_down(window, [_frame(result, n) for n in range(self.video.length)])
             self.ready.done(window)
             self.work.done(window)
             self._tell()
@@ -293,11 +293,6 @@ def _with_given(task: WindowTask, result: WindowResult) -> WindowResult:
     for position, frame in task.given.items():
         pixels[:, position] = frame.pixels
     return WindowResult(result.latents, pixels)
-
-
-def _frames(task: WindowTask, result: WindowResult) -> list[FixedFrame]:
-    """All frames of a window: the given ones themselves, the others as tensors of their own."""
-    return [task.given.get(n) or _frame(result, n) for n in range(result.latents.shape[1])]
 
 
 def _frame(result: WindowResult, position: int) -> FixedFrame:

@@ -101,6 +101,16 @@ def test_no_barrier_between_levels() -> None:
     assert ready.take() == [levels[2][4]]
 
 
+def test_of_the_windows_that_are_ready_the_earliest_go_first_whatever_was_done_first() -> None:
+    levels = plan(65, 5)
+    ready = ReadyWindows(levels, 5, 2)
+    ready.done(ready.take()[0])
+    upper = [*ready.take(), *ready.take()]
+    for window in reversed(upper):
+        ready.done(window)
+    assert [window for _ in range(8) for window in ready.take()] == levels[2]
+
+
 def test_a_round_waits_only_while_more_of_its_level_can_come() -> None:
     levels = plan(50, 5)  # 1, 4, 13 windows
     ready = ReadyWindows(levels, 5, 3)
