@@ -136,6 +136,22 @@ def test_damaged_videos_are_named_and_the_others_stay(tmp_path: Path) -> None:
     assert "cannot be decoded" in found.skipped[0][1]
 
 
+def test_files_without_pictures_are_told(tmp_path: Path) -> None:
+    whole = write_video(tmp_path / "empty.mkv", 4).read_bytes()
+    (tmp_path / "empty.mkv").write_bytes(whole[: whole.index(b"\x1f\x43\xb6\x75")])  # up to the first cluster
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        sound.sample_rate = 8000
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode())
+    write_video(tmp_path / "good.mp4", 2)
+    skipped = dict(find_footage(tmp_path, "--real").skipped)
+    assert set(skipped) == {"empty.mkv", "sound.mp4"}
+    assert "cannot be decoded" in skipped["empty.mkv"]
+    assert "no video stream" in skipped["sound.mp4"]
+
+
 def test_a_file_that_ends_early_is_told(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", 8)
     whole = the_only(tmp_path)

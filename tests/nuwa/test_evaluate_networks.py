@@ -94,6 +94,19 @@ def test_i3d_sees_the_order_of_frames_and_takes_any_size() -> None:
     assert (forwards - backwards).norm() > 0.01 * forwards.norm()
 
 
+def test_i3d_averages_pairs_of_frames_before_it_averages_over_time() -> None:
+    """The last average takes two frames of the features, so of three the middle one counts twice."""
+    model = I3D(classes=1)
+    for name, _ in list(model.named_children())[:-1]:
+        setattr(model, name, nn.Identity())
+    nn.init.constant_(model.logits.conv3d.weight, 1 / 1024)
+    nn.init.zeros_(model.logits.conv3d.bias)
+    for frame, share in enumerate((0.25, 0.5, 0.25)):
+        features = torch.zeros(1, 1024, 3, 7, 7)
+        features[:, :, frame] = 1.0
+        assert model(features).item() == pytest.approx(share, rel=1e-5)
+
+
 def test_fids_inception_differs_from_torchvisions_in_its_poolings_only() -> None:
     ours, theirs = fid_inception().eval(), torchvision_inception().eval()
     assert parameters(ours) == parameters(theirs) == 21_785_568
