@@ -72,7 +72,7 @@ class OpenClipModel:
         return next(self.model.parameters()).device
 
 
-# GODIVA (Wu et al. 2021, arXiv 2104.14806) Sec. 4.2: CLIPSIM, the mean CLIP similarity of text and frames.
+# GODIVA (Wu et al. 2021, arXiv 2104.14806): CLIPSIM, the mean CLIP similarity of text and frames.
 def clipsim(images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
     """100 × cosine of each frame and its prompt, (n); the figure of a video is their mean.
 

@@ -45,7 +45,7 @@ def gaussian(features: NDArray[np.floating]) -> Gaussian:
     return Gaussian(mean, root)
 
 
-# Dowson and Landau 1982, Eq. 4: d² = |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½).
+# Dowson and Landau 1982: d² = |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½).
 def frechet_distance(first: Gaussian, second: Gaussian) -> float:
     """Squared Fréchet distance, the number called FID and FVD; ≥ 0.
 

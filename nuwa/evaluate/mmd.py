@@ -1,7 +1,7 @@
 """Maximum mean discrepancy with the polynomial kernel of KID, unbiased, with videos as the independent units.
 
 KID (Bińkowski et al. 2018, arXiv 1801.01401) takes k(x, y) = (x·y/d + 1)³ and the unbiased estimator of Gretton et al.
-(2012, Eq. 3), so its expectation does not depend on the number of videos, unlike that of the Fréchet distance.
+(2012, Lemma 6), so its expectation does not depend on the number of videos, unlike that of the Fréchet distance.
 
 Paper: not used by NUWA-XL; here: beside FID and FVD, because it can be read from few videos. Features of one video
 depend on each other, so a kernel between two videos is the mean over their positions, and no pair of one source counts.
@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 
-# KID Sec. 3: k(x, y) = (x·y / d + 1)³.
+# KID: k(x, y) = (x·y / d + 1)³.
 def polynomial_kernel(first: Floats, second: Floats) -> Floats:
     """Kernel of every pair: (n d), (m d) → (n m)."""
     return (first.astype(np.float64) @ second.astype(np.float64).T / first.shape[-1] + 1.0) ** 3
@@ -46,7 +46,7 @@ class Kernels:
     second_sources: Counts
 
     def mmd(self, first_weights: Counts | None = None, second_weights: Counts | None = None) -> Floats:
-        """Unbiased MMD² (Gretton et al. 2012, Eq. 3), (…): it can be negative.
+        """Unbiased MMD² (Gretton et al. 2012, Lemma 6), (…): it can be negative.
 
         first_weights: (n,), second_weights: (m,), how often each video counts; a bootstrap draws them. A video drawn
         twice makes no pair with itself, which would bring back the bias that the estimator avoids.
