@@ -191,7 +191,7 @@ def test_a_node_lost_on_the_way_costs_no_bit(two_nodes: tuple[Any, Any], model: 
 def test_a_node_with_another_model_is_named_before_any_work(
     two_nodes: tuple[Any, Any], model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_windows, "weights_fingerprint", lambda folder: "what only this process sees")
+    monkeypatch.setattr(ray_windows, "weights_fingerprint", lambda folder: str(os.getpid()))  # each sees its own
     with pytest.raises(NuwaError, match=r"node .* has other weights in the pipeline folder .*copy it there") as caught:
         RayExecutor(model, SAMPLING, 2, address=two_nodes[0].address)
     assert "\n" not in str(caught.value)
