@@ -3,8 +3,6 @@
 import errno
 import json
 import shutil
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -246,26 +244,23 @@ def test_half_precision_pipelines_make_the_same_video_but_for_rounding(folder: P
     assert np.abs(found - expected).mean() < 0.02
 
 
-def test_the_folder_is_there_at_every_moment_while_it_is_replaced(folder: Path) -> None:
-    """A reader that polls finds one of the two states, and parts that belong together."""
-    pipes = {seed: stack.build(seed=seed) for seed in (0, 1)}
-    stop, missing = threading.Event(), []
+def test_the_folder_is_there_at_every_moment_while_it_is_replaced(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Old and new folder change places in one step of the file system: no rename leaves the name without a folder."""
+    rename, there = Path.rename, []
 
-    def poll() -> None:
-        while not stop.is_set():
-            if not (folder / "model_index.json").is_file():
-                missing.append(time.monotonic())
+    def watched(path: Path, target: Path) -> Path:
+        moved = rename(path, target)
+        there.append(folder.is_dir())
+        return moved
 
-    watcher = threading.Thread(target=poll)
-    watcher.start()
-    try:
-        for seed in (1, 0, 1):
-            save_pipeline(pipes[seed], folder)
-    finally:
-        stop.set()
-        watcher.join()
-    assert not missing
-    assert_same_weights(pipes[1], load_pipeline(folder))
+    monkeypatch.setattr(Path, "rename", watched)
+    new = stack.build(seed=1)
+    save_pipeline(new, folder)
+    assert all(there)
+    assert_same_weights(new, load_pipeline(folder))
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
 def test_without_exchange_a_reader_waits_for_the_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
