@@ -175,7 +175,9 @@ def write_video(path: Path, images: Iterable[np.ndarray], fps: float, gop_frames
 
 def _encode(path: Path, images: Iterable[np.ndarray], rate: Fraction, gop_frames: int, crf: int) -> int:
     count = 0
-    options = {"crf": str(crf), "preset": "veryfast", "bf": "0", "x264-params": f"keyint={gop_frames}:scenecut=0"}
+    # x264's macroblock tree reads memory it never wrote where frames are small; the file would not repeat.
+    x264 = f"keyint={gop_frames}:scenecut=0:mbtree=0"
+    options = {"crf": str(crf), "preset": "veryfast", "bf": "0", "x264-params": x264}
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = None
         for image in images:

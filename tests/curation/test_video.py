@@ -1,5 +1,8 @@
 """Round trips through real files: times, spans, runs, and what broken files are answered with."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -68,6 +71,26 @@ def test_key_frames_are_no_further_apart_than_asked(tmp_path: Path) -> None:
     write_video(tmp_path / "x.mp4", (shade(k) for k in range(30)), 8.0, gop_frames=8)
     keys = [frame.index for frame in decode(str(tmp_path / "x.mp4")) if frame.picture.key_frame]
     assert keys == [0, 8, 16, 24]
+
+
+ENCODE = """
+import sys
+from pathlib import Path
+import numpy as np
+from curation.video import write_video
+draws = np.random.default_rng(0)
+frames = np.cumsum(draws.integers(-2, 3, (40, 160, 160, 3)), axis=0).clip(-100, 100) + 128
+write_video(Path(sys.argv[1]), (frame.astype(np.uint8) for frame in frames), 8.0)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc fills fresh memory as MALLOC_PERTURB_ says")
+def test_a_run_file_does_not_depend_on_what_memory_held_before(tmp_path: Path) -> None:
+    files = [tmp_path / f"{fill}.mp4" for fill in (1, 170, 255)]
+    for path in files:
+        environment = os.environ | {"MALLOC_PERTURB_": path.stem}
+        subprocess.run([sys.executable, "-c", ENCODE, str(path)], env=environment, check=True)
+    assert len({path.read_bytes() for path in files}) == 1
 
 
 def test_write_leaves_nothing_behind_when_it_fails(tmp_path: Path) -> None:
