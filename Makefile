@@ -14,7 +14,7 @@ demo: $(READY)
 	$(BIN)/python -m pipelines.demo $(if $(FOOTAGE),--footage "$(FOOTAGE)")
 
 test: $(READY)
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-all: test
 	$(BIN)/python -m pytest -q -m "slow or ray or gpu or browser"
