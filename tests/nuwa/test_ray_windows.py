@@ -97,6 +97,7 @@ def test_the_killed_worker_of_a_decode_is_replaced(cluster: None, model: Path, l
 
 
 @pytest.mark.ray
+@pytest.mark.slow  # three workers load the model and are lost
 def test_a_batch_that_kills_every_worker_ends_in_one_line(
     cluster: None, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
