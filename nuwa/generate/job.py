@@ -88,7 +88,7 @@ def run(job: Job, on_progress: Callable[[Progress], None]) -> None:
             closing(generate_frames(video, executor, keep=keep, on_progress=on_progress)) as frames,
         ):
             write_video(config.output, frames, job.sampling.fps, config.upscale)
-    clean(config)
+        clean(config)  # while it is still held: nobody else has begun to use it
 
 
 def clean(config: GenerateConfig) -> None:
