@@ -222,7 +222,7 @@ def main(config: Benchmark) -> None:
     if not config.quick:
         command = shlex.join(["python", "-m", "benchmarks.denoisers", *sys.argv[1:]])
         section = "denoisers" if config.device == "cpu" else f"denoisers-{config.device}"
-        write_section(section, "One denoiser step", command, lines, config.results)
+        write_section(section, "One denoiser step", command, lines, config.results, config.device)
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def run(once: Once) -> dict[str, object]:
             _count(_frames(once, executor, pipe, min(once.frames, 226)))  # compiles, starts workers
         for clock in (denoiser, autoencoder):
             clock.calls, clock.seconds = 0, 0.0
-        loaded_bytes = resident_bytes()
+        loaded_bytes = torch.cuda.memory_allocated() if once.device == "cuda" else resident_bytes()
         if once.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         measured.call(lambda: _count(_frames(once, executor, pipe, once.frames)))

@@ -18,10 +18,16 @@ seconds do not.
 PACKAGES = ("av", "opencv-python-headless", "scenedetect-headless", "numpy", "pyarrow", "ray", "torch")
 
 
-def write_section(name: str, title: str, command: str, lines: Sequence[str], path: Path = RESULTS) -> None:
-    """Replace section `name` of the file, or append it. `command` is what to type to measure it again."""
+def write_section(
+    name: str, title: str, command: str, lines: Sequence[str], path: Path = RESULTS, device: str = "cpu"
+) -> None:
+    """Replace section `name` of the file, or append it. `command` is what to type to measure it again.
+
+    device: `cuda` where the section was measured on the GPU of this machine, which is then named
+    """
     text = path.read_text("utf-8") if path.is_file() else TITLE
-    body = "\n".join([f"<!-- {name} -->", f"## {title}", "", *conditions(command), "", *lines, f"<!-- /{name} -->"])
+    where = conditions(command, device)
+    body = "\n".join([f"<!-- {name} -->", f"## {title}", "", *where, "", *lines, f"<!-- /{name} -->"])
     marked = re.compile(f"<!-- {re.escape(name)} -->.*?<!-- /{re.escape(name)} -->", re.DOTALL)
     text = marked.sub(lambda _: body, text) if marked.search(text) else f"{text.rstrip()}\n\n{body}\n"
     temporary = path.with_name(f"_{path.name}")
@@ -29,11 +35,11 @@ def write_section(name: str, title: str, command: str, lines: Sequence[str], pat
     temporary.replace(path)
 
 
-def conditions(command: str) -> list[str]:
+def conditions(command: str, device: str = "cpu") -> list[str]:
     """When, on what, with what: the lines above every table."""
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     return [
-        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC · {hardware()} · commit {commit()}",
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC · {hardware(device)} · commit {commit()}",
         "",
         f"Python {platform.python_version()}, {packages}",
         "",
@@ -41,12 +47,19 @@ def conditions(command: str) -> list[str]:
     ]
 
 
-def hardware() -> str:
-    """Processor, CPUs and memory of this machine."""
+def hardware(device: str = "cpu") -> str:
+    """Processor, CPUs and memory of this machine; for `cuda` also its GPU."""
     cpus = Path("/proc/cpuinfo").read_text()
     names = re.findall(r"^model name\s*: (.+)$", cpus, re.MULTILINE)
     memory_kb = int(re.findall(r"^MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text(), re.MULTILINE)[0])
-    return f"{names[0] if names else platform.machine()}, {len(names)} CPUs, {memory_kb / 2**20:.0f} GiB"
+    found = f"{names[0] if names else platform.machine()}, {len(names)} CPUs, {memory_kb / 2**20:.0f} GiB"
+    return f"{found}, {_gpu()}" if device == "cuda" else found
+
+
+def _gpu() -> str:
+    import torch  # CPU sections are written without it
+
+    return torch.cuda.get_device_name()
 
 
 def commit() -> str:
