@@ -2,14 +2,15 @@
 
 python -m benchmarks.seams [--stories 6] [--guidance 4] [--steps 20] [--quick]
 
-Ratio: mean second difference in time at keyframes over the interior, frames near a change of prompt left out.
-Sharpness: gradient energy, beside that of the drawn story and of the same story through the autoencoder, which no
-generated frame can surpass by much.
+Three bars hold together or not at all. Ratio: mean second difference in time at keyframes over the interior, frames
+near a change of prompt left out; jitter everywhere lowers it. Jitter: the interior over that of the same story through
+the autoencoder; blur lowers it. Sharpness: gradient energy, over that of the same story through the autoencoder, which
+no generated frame can surpass by much.
 """
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -22,7 +23,8 @@ from numpy.typing import NDArray
 from benchmarks.results import RESULTS, table, verdict, write_section
 from demo import world
 from demo.evaluate_stories import draw_story
-from nuwa.evaluate.seams import Seams, gradient_energy, pooled, seams
+from nuwa.evaluate.bootstrap import Bootstrap, Estimate, Floats, Indices, estimate
+from nuwa.evaluate.seams import CHANGE_MARGIN, Seams, gradient_energy, jitter, pooled, seams
 from nuwa.hierarchy import NuwaError
 from pipelines import cli
 
@@ -30,8 +32,11 @@ if TYPE_CHECKING:
     from nuwa.generate.pipeline import NuwaXLPipeline
 
 Video = NDArray[np.uint8]
-BAR = 1.5
-RESAMPLES = 2000
+RATIO_BAR = 1.5
+JITTER_BAR = 1.5
+"""Ours, as is the next: the issue asks only that blur cannot pass for calm, and jitter hides seams as blur does."""
+SHARPNESS_BAR = 0.8
+RESAMPLES = Bootstrap(draws=2000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +69,15 @@ class MeasureSeams:
 
 @dataclass(frozen=True)
 class Measured:
-    """Seams and sharpness of one kind of video."""
+    """One kind of video, story by story: seams of every level but the deepest, and mean sharpness (stories,)."""
 
     name: str
-    seams: list[Seams]
-    sharpness: float
+    seams: list[list[Seams]]
+    sharpness: Floats
+
+    def of(self, stories: Indices) -> list[Seams]:
+        """Seams of some stories, possibly one of them several times, as if they were one video."""
+        return pooled([self.seams[story] for story in stories])
 
 
 def main(config: MeasureSeams) -> None:
@@ -77,6 +86,8 @@ def main(config: MeasureSeams) -> None:
 
     pipe = load_pipeline(config.model)
     count, frames = (1, 46) if config.quick else (config.stories, config.frames)
+    if frames <= pipe.config.window_length:
+        raise NuwaError(f"frames is {frames}, one window; give {pipe.config.window_length + 1} or more")
     made: dict[str, list[tuple[Video, list[str]]]] = {}
     for number in range(count):
         scenes = draw_story(config.seed + number, frames, pipe.config.train_fps)
@@ -141,53 +152,81 @@ def generate(pipe: "NuwaXLPipeline", prompts: list[str], config: MeasureSeams, n
 
 
 def measure(name: str, videos: Sequence[tuple[Video, list[str]]], length: int) -> Measured:
-    """All videos of one kind together."""
-    found = pooled([seams(video, length, prompts=prompts) for video, prompts in videos])
-    return Measured(name, found, float(np.mean([gradient_energy(video).mean() for video, _ in videos])))
+    """All videos of one kind."""
+    found = [seams(video, length, prompts=prompts) for video, prompts in videos]
+    return Measured(name, found, np.array([gradient_energy(video).mean() for video, _ in videos]))
 
 
-def interval(seam: Seams) -> tuple[float, float]:
-    """95 % of the ratios when frames are drawn again with replacement."""
-    draws = np.random.default_rng(0)
-    again = [
-        Seams(seam.level, draws.choice(seam.keyframes, len(seam.keyframes)), draws.choice(seam.interior, 500)).ratio
-        for _ in range(RESAMPLES)
+def over_stories(statistic: Callable[[Indices], float], stories: int) -> Estimate:
+    """`statistic` of all stories with 95 % of its values when stories are drawn again with replacement.
+
+    Frames of one story resemble each other, so drawing frames would make the interval too narrow.
+    """
+    return estimate(statistic, np.arange(stories), RESAMPLES, "seams")
+
+
+def bars(through: Measured, generated: Measured) -> list[list[str]]:
+    """What must hold together: each by itself can be passed by blur or by jitter."""
+
+    def worst(stories: Indices) -> float:
+        return float(np.max([seam.ratio for seam in generated.of(stories)]))  # NaN stays NaN, and misses
+
+    def shaking(stories: Indices) -> float:
+        return jitter(generated.of(stories)[0], through.of(stories)[0])
+
+    def sharpness(stories: Indices) -> float:
+        return float(generated.sharpness[stories].mean() / through.sharpness[stories].mean())
+
+    wanted: list[tuple[str, Callable[[Indices], float], float, bool]] = [
+        ("seams: keyframes over interior, worst level", worst, RATIO_BAR, True),
+        ("jitter: interior over that of the autoencoder's", shaking, JITTER_BAR, True),
+        ("sharpness over that of the autoencoder's", sharpness, SHARPNESS_BAR, False),
     ]
-    low, high = np.percentile(again, [2.5, 97.5])
-    return float(low), float(high)
+    rows = []
+    for name, statistic, bar, at_most in wanted:
+        found = over_stories(statistic, len(generated.seams))
+        rows.append([name, verdict(found.value, bar, at_most), _interval(found)])
+    return rows
 
 
 def report(config: MeasureSeams, measured: Sequence[Measured]) -> list[str]:
-    """Table and bars."""
-    rows = []
-    for kind in measured:
-        for seam in kind.seams:
-            low, high = interval(seam)
-            rows.append(
-                [
-                    kind.name,
-                    str(seam.level),
-                    f"{len(seam.keyframes)}",
-                    f"{255 * seam.keyframes.mean():.2f}",
-                    f"{255 * seam.interior.mean():.2f}",
-                    f"{seam.ratio:.2f} ({low:.2f} to {high:.2f})",
-                    f"{kind.sharpness:.4f}",
-                ]
-            )
+    """Table and bars. measured: the drawn stories, the same through the autoencoder, the generated ones."""
     drawn, through, generated = measured
-    worst = max(seam.ratio for seam in generated.seams)
     head = ["", "level of keyframe", "keyframes", "second difference there", "in the interior", "ratio (95 %)"]
     return [
         f"{config.stories} held-out stories of {config.frames} frames, {config.steps} sampler steps, guidance "
-        f"{config.guidance:g}. Second differences in grey levels of 255; frames within 4 of a change of prompt are "
-        "left out.",
+        f"{config.guidance:g}. Second differences in grey levels of 255; frames within {CHANGE_MARGIN} of a change of "
+        "prompt are left out. Intervals: stories drawn again with replacement. The bars of jitter and sharpness are "
+        "ours.",
         "",
-        *table([*head, "sharpness"], rows),
+        *table([*head, "sharpness"], [row for kind in (drawn, through, generated) for row in _rows(kind)]),
         "",
-        f"- ratio at keyframes: {verdict(worst, BAR, at_most=True)}",
-        f"- sharpness over that of the drawn story: {generated.sharpness / drawn.sharpness:.2f}, over what passes the "
-        f"autoencoder: {generated.sharpness / through.sharpness:.2f}",
+        *table(["generated", "bar", "95 %"], bars(through, generated)),
     ]
+
+
+def _rows(kind: Measured) -> list[list[str]]:
+    """One row per level."""
+    return [
+        [
+            kind.name,
+            str(seam.level),
+            f"{len(seam.keyframes)}",
+            f"{255 * seam.keyframes.mean():.2f}",
+            f"{255 * seam.interior.mean():.2f}",
+            f"{seam.ratio:.2f} ({_interval(_ratio(kind, at))})",
+            f"{kind.sharpness.mean():.4f}",
+        ]
+        for at, seam in enumerate(kind.of(np.arange(len(kind.seams))))
+    ]
+
+
+def _ratio(kind: Measured, at: int) -> Estimate:
+    return over_stories(lambda stories: kind.of(stories)[at].ratio, len(kind.seams))
+
+
+def _interval(found: Estimate) -> str:
+    return "one story" if found.low is None or found.high is None else f"{found.low:.2f} to {found.high:.2f}"
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 Paper: seams are not measured; here: at a keyframe two windows that never saw each other meet, so what a seam breaks
 is the second difference in time, |x_{n−1} − 2 x_n + x_{n+1}|. A still picture, and any video that changes at a steady
-rate, has none. A mean at keyframes over the mean elsewhere of 1 says that nothing shows.
+rate, has none. A mean at keyframes over the mean elsewhere of 1 says that nothing shows. A video that trembles in every
+frame passes that, so the interior is compared with that of real video as well.
 """
 
 from collections.abc import Iterable, Sequence
@@ -33,12 +34,24 @@ class Seams:
     @property
     def ratio(self) -> float:
         """Mean at keyframes over mean of the interior; 1.0 when neither moves, NaN when there are none of either."""
-        if not (len(self.keyframes) and len(self.interior)):
-            return float("nan")
-        at_keyframes, inside = float(self.keyframes.mean()), float(self.interior.mean())
-        if inside == 0.0:
-            return 1.0 if at_keyframes == 0.0 else float("inf")
-        return at_keyframes / inside
+        return _over(self.keyframes, self.interior)
+
+
+def jitter(made: Seams, real: Seams) -> float:
+    """Mean second difference of the interior over that of real video: 1.0 when neither moves, NaN without interior.
+
+    Trembling raises it, and with it hides seams from the ratio; blur lowers it, for which `gradient_energy` is there.
+    """
+    return _over(made.interior, real.interior)
+
+
+def _over(some: NDArray[np.float64], others: NDArray[np.float64]) -> float:
+    if not (len(some) and len(others)):
+        return float("nan")
+    above, below = float(some.mean()), float(others.mean())
+    if below == 0.0:
+        return 1.0 if above == 0.0 else float("inf")
+    return above / below
 
 
 def seams(
