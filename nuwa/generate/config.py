@@ -8,6 +8,9 @@ from typing import Literal
 
 from nuwa.hierarchy import NuwaError
 
+_MOST_DEPTH = 100
+"""Levels that are looked at: even windows of 3 frames reach the longest video with 25."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
@@ -50,14 +53,17 @@ class GenerateConfig:
     first_frame: Path | None = None
     """Image that the video begins with."""
     storyboard: Path | None = None
-    """Folder of images that the video passes: `frame-000015.png` is frame 15, images of other names are spread over
-    the keyframes in the order of their names."""
+    """Folder of images that the video passes: all numbered, `frame-000015.png` is frame 15, or all of other names and
+    spread over the keyframes in their order."""
     extend: Path | None = None
     """Video to go on from: it becomes the beginning, and the story and --frames count from its start."""
     fit: Literal["exact", "crop"] = "exact"
     """What becomes of given pictures of another size than the model's: refused, or scaled to cover and cropped."""
     upscale: int = 1
     """Repeat every pixel this often in both directions: small frames keep their colours in yuv420p."""
+    tile_px: int | None = None
+    """Side of the tiles, in pixels, that the autoencoder takes large frames in, so that its memory does not grow with
+    them; another video than with whole frames, the default."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """cpu, cuda, or auto: cuda if there is one."""
     keep_windows: bool = False
@@ -66,7 +72,12 @@ class GenerateConfig:
     @property
     def work_folder(self) -> Path:
         """Finished windows of a video that is not complete yet."""
-        return self.output.with_name(f"_{self.output.stem}.windows")
+        return work_folder(self.output)
+
+
+def work_folder(output: Path) -> Path:
+    """Where finished windows of `output` are kept until it is complete."""
+    return output.with_name(f"_{output.stem}.windows")
 
 
 def check_numbers(config: GenerateConfig) -> None:
@@ -78,6 +89,8 @@ def check_numbers(config: GenerateConfig) -> None:
     for name in ("workers", "batch"):
         if getattr(config, name) < 1:
             raise NuwaError(f"{name} is {getattr(config, name)}; give 1 or more")
+    if config.depth is not None and config.depth > _MOST_DEPTH:
+        raise NuwaError(f"depth {config.depth} is more than any video needs; leave --depth out for the fewest levels")
     if not config.steps:
         raise NuwaError("--steps has no number; give one, or one per level")
     if not config.output.name:

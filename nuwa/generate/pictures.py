@@ -45,7 +45,7 @@ def read_image(path: Path, size: Size) -> Picture:
     """One image as uint8 (H W 3) RGB, upright. Raises NuwaError naming the file when it cannot be read."""
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
+            upright = _rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError as error:
         raise NuwaError(f"there is no image {path}; give a PNG or JPEG file") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -53,22 +53,71 @@ def read_image(path: Path, size: Size) -> Picture:
     return size.fitted(upright, f"image {path}")
 
 
-def read_video(path: Path, fps: float, size: Size, most: int | None = None) -> list[Picture]:
+def read_video(path: Path, fps: float, size: Size, most: int | None = None) -> Iterator[Picture]:
     """A video at `fps`, each frame uint8 (H W 3) RGB: at every time the picture that is on the screen then.
 
-    Reads on until it has `most` frames, if that is given.
+    Reads while pictures are taken, until there were `most` of them, if that is given. NuwaError naming the file when
+    it cannot be read, or has none.
     """
     if not path.is_file():
         raise NuwaError(f"there is no video {path}; give an mp4, or any other file that FFmpeg reads")
+    count = 0
     try:
         with av.open(str(path)) as container:
-            shown = islice(_resampled(container, exact_rate(fps)), most)
-            pictures = [size.fitted(frame.to_image(), f"video {path}") for frame in shown]
+            for frame in islice(_resampled(container, exact_rate(fps)), most):
+                yield size.fitted(frame.to_image(), f"video {path}")
+                count += 1
     except (av.FFmpegError, OSError) as error:
         raise NuwaError(f"video {path} cannot be read ({error}); convert it to mp4") from error
-    if not pictures:
+    if count == 0:
         raise NuwaError(f"video {path} has no picture; give a file with a video stream that plays")
-    return pictures
+
+
+class VideoPictures:
+    """The pictures of `read_video` by number, of which one at a time is in memory.
+
+    The file is read on from the last picture that was asked for, or again from its start for an earlier one; so it is
+    read once by who takes them in order. NuwaError when the file cannot be read, or has become shorter.
+    """
+
+    def __init__(self, path: Path, fps: float, size: Size, most: int | None = None) -> None:
+        self._path, self._fps, self._size = path, fps, size
+        self._count = sum(1 for _ in read_video(path, fps, size, most))
+        self._reader = iter(self)
+        self._read = 0  # pictures that the reader has given
+        self._last: Picture | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Picture]:
+        count = 0
+        for picture in read_video(self._path, self._fps, self._size, self._count):
+            yield picture
+            count += 1
+        if count < self._count:
+            raise NuwaError(f"video {self._path} has become shorter while it was read; give the same command again")
+
+    def __getitem__(self, number: int) -> Picture:
+        if not 0 <= number < self._count:
+            raise IndexError(number)
+        if self._last is None or number < self._read - 1:
+            self._reader, self._read = iter(self), 0
+        while self._read <= number:
+            self._last = next(self._reader)
+            self._read += 1
+        assert self._last is not None
+        return self._last
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB. Pillow would cut values of 16 bits off at 255. ValueError for values beyond 16 bits."""
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+        return image.convert("RGB")
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+        raise ValueError(f"its values, {values.min():g} to {values.max():g}, are not those of 8 or 16 bits")
+    return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
 
 
 def _resampled(container: InputContainer, fps: Fraction) -> Iterator[av.VideoFrame]:

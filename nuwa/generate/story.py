@@ -18,6 +18,10 @@ _FORM = (
 _SAME_S = 1e-3
 """Two times that differ by less are one: no frame is this short."""
 
+MOST_FRAMES = 10**7
+"""Frames of the longest video: two weeks at 8 a second. Every frame's prompt stands in memory and in the record, which
+is 400 MB of text by then; what lies beyond is a slip of the finger."""
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -95,9 +99,17 @@ def parse_story(content: Any, name: str = "story", folder: Path = Path()) -> Sto
 def frame_prompts(story: Story, fps: float, frames: int | None = None, level: int | None = None) -> list[str]:
     """The prompt of every frame at `fps`, as `level` sees it; `frames` crops the list or extends its last prompt.
 
-    Scene borders lie at the nearest frame of their time, so rounding does not add up over a long story.
+    Scene borders lie at the nearest frame of their time, so rounding does not add up over a long story. NuwaError for
+    a story or a number of frames that is no video, or one longer than `MOST_FRAMES`.
     """
-    ends = [round(scene.end_s * fps) for scene in story.scenes]
+    if frames is not None and frames > MOST_FRAMES:
+        raise NuwaError(f"{frames} frames are more than the {MOST_FRAMES} of the longest video; ask for fewer --frames")
+    ends = [frame_at(scene.end_s, fps) for scene in story.scenes]
+    if ends[-1] > MOST_FRAMES:
+        raise NuwaError(
+            f"the story lasts {story.scenes[-1].end_s:g} s, which at {fps:g} fps is more than the {MOST_FRAMES} frames "
+            "of the longest video; give its scenes less time"
+        )
     for number, (first, end) in enumerate(pairwise([0, *ends]), 1):
         if end <= first:
             scene = story.scenes[number - 1]
@@ -110,6 +122,11 @@ def frame_prompts(story: Story, fps: float, frames: int | None = None, level: in
     shown = [scene.prompt if level is None else scene.level_prompts.get(level, scene.prompt) for scene in story.scenes]
     prompts = [text for text, (first, end) in zip(shown, pairwise([0, *ends]), strict=True) for _ in range(end - first)]
     return (prompts + [prompts[-1]] * count)[:count]
+
+
+def frame_at(time_s: float, fps: float) -> int:
+    """The frame nearest to a time; beyond `MOST_FRAMES` the one after that, as no video has it."""
+    return round(min(time_s * fps, MOST_FRAMES + 1))
 
 
 def level_prompts(story: Story, fps: float, frames: int, depth: int) -> tuple[tuple[str, ...], ...]:

@@ -1,11 +1,12 @@
 """A finished video as a file: mp4, GIF or a folder of PNG images, by its name; whole or not at all.
 
-Frames are written one by one under a name that begins with `_`, beside the output, and renamed at the end.
+Frames are written one by one in a folder of their own beside the output, and what is complete is moved to its name.
 """
 
 import errno
 import math
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,8 +19,13 @@ from nuwa.generate.mp4 import GifFile, Mp4File, exact_rate
 from nuwa.hierarchy import NuwaError
 
 Format = Literal["mp4", "gif", "png"]
+SUFFIXES: dict[Format, str] = {"mp4": ".mp4", "gif": ".gif", "png": ""}
+"""What the name of a file of each format ends in; PNG images lie in a folder."""
 GIF_MOST_FPS = 50
 """A GIF counts hundredths of a second, and browsers slow down what shows a frame for less than two of them."""
+
+_UNFINISHED = "unfinished"
+"""Name, before the suffix, of what is being written; it lies in a folder that the program has made for itself."""
 
 
 class _Sink(Protocol):
@@ -35,7 +41,6 @@ class _PngFolder:
 
     def __init__(self, path: Path) -> None:
         self.path, self.count = path, 0
-        shutil.rmtree(path, ignore_errors=True)
         path.mkdir()
 
     def write(self, image: np.ndarray) -> None:
@@ -56,12 +61,9 @@ def frame_name(number: int) -> str:
 
 def format_of(output: Path) -> Format:
     """What the name asks for. NuwaError for a suffix that is not written."""
-    if output.suffix == "":
-        return "png"
-    if output.suffix == ".mp4":
-        return "mp4"
-    if output.suffix == ".gif":
-        return "gif"
+    found = next((kind for kind, suffix in SUFFIXES.items() if suffix == output.suffix), None)
+    if found is not None:
+        return found
     raise NuwaError(
         f"output {output} ends in {output.suffix}; give a name that ends in .mp4 or .gif, "
         "or one without a suffix for a folder of PNG images"
@@ -83,19 +85,26 @@ def check_output(output: Path, height: int, width: int, upscale: int, fps: float
         raise NuwaError(f"fps {fps:g} is less than a file can say; give 0.001 or more")
 
 
-def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float, upscale: int = 1) -> int:
+def write_video(
+    path: str | Path, frames: Iterable[np.ndarray], fps: float, upscale: int = 1, work: Path | None = None
+) -> int:
     """Write `frames`, each uint8 (h w 3) RGB, and return how many there were.
 
     `upscale` repeats every pixel that many times in both directions: yuv420p halves the resolution of colour,
-    which small frames cannot afford. The output appears under its name only when it is complete. Raises NuwaError
-    when it cannot be written, on a full disk for one; errors of `frames` themselves pass through.
+    which small frames cannot afford. The output appears under its name only when it is complete. `work` is a folder of
+    the caller's on the same file system, held by this process alone, where what a killed one left is written over;
+    without it a new folder is made beside the output. Raises NuwaError when it cannot be written, on a full disk for
+    one; errors of `frames` themselves pass through.
     """
     path = Path(path)
-    partial = path.with_name(f"_{path.name}")
     count = 0
+    with _telling(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        place = Path(tempfile.mkdtemp(prefix=f"_{path.name}.", dir=path.parent)) if work is None else work
+    partial = place / f"{_UNFINISHED}{path.suffix}"
     try:
+        _remove(partial)
         with _telling(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
             sink = _open(partial, path, fps)
         try:
             for frame in frames:
@@ -114,6 +123,8 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float, upsc
                 sink.abandon()
     finally:
         _remove(partial)
+        if work is None:
+            shutil.rmtree(place, ignore_errors=True)
     return count
 
 

@@ -1,5 +1,6 @@
 """Given pictures: which frame each becomes, their latents, and one line for what cannot be given."""
 
+import weakref
 from pathlib import Path
 
 import av
@@ -18,7 +19,7 @@ from nuwa.generate.given_frames import (
     video_clip,
 )
 from nuwa.generate.long_video import frame_plan, generate_latents
-from nuwa.generate.pictures import Picture, Size, read_image, read_video
+from nuwa.generate.pictures import Picture, Size, VideoPictures, read_image, read_video
 from nuwa.generate.pipeline import NuwaXLPipeline
 from nuwa.generate.story import GivenImage
 from nuwa.generate.video_files import write_video
@@ -68,8 +69,15 @@ def test_a_storyboard_spreads_over_the_keyframes_in_the_order_of_names(tmp_path:
 def test_a_storyboard_may_name_its_frames(tmp_path: Path) -> None:
     save(tmp_path, "frame-000012.png", "frame_3.jpg", "frame7.png")
     assert [clip.first for clip in storyboard_clips(tmp_path, 17, 5, 2, SIZE)] == [12, 7, 3]
-    save(tmp_path, "last.png")  # now they are names like any other
-    assert [clip.first for clip in storyboard_clips(tmp_path, 17, 5, 2, SIZE)] == [0, 4, 12, 16]
+    save(tmp_path / "board", "Frame-000015.PNG", "frame-2.png")
+    assert [clip.first for clip in storyboard_clips(tmp_path / "board", 17, 5, 2, SIZE)] == [15, 2]
+
+
+def test_a_storyboard_of_numbers_and_names_is_refused(tmp_path: Path) -> None:
+    """To spread them all would put frame 15 elsewhere without a word."""
+    save(tmp_path, "b.png", "c.png", "frame-000015.png")
+    with pytest.raises(NuwaError, match=r"frame-000015\.png with a frame number and b\.png without; number all"):
+        storyboard_clips(tmp_path, 31, 16, 2, SIZE)
 
 
 def test_a_video_is_read_at_the_frame_rate_asked_for(tmp_path: Path) -> None:
@@ -83,7 +91,55 @@ def test_a_video_is_read_at_the_frame_rate_asked_for(tmp_path: Path) -> None:
     assert shown(6) == [0, 2, 4, 6, 8, 10]
     assert shown(24) == [n // 2 for n in range(24)]
     assert shown(5) == [0, 2, 4, 7, 9]  # what is on the screen at 0, 0.2, 0.4, 0.6, 0.8 s
-    assert len(read_video(tmp_path / "a.mp4", 12, SIZE, most=5)) == 5
+    assert len(list(read_video(tmp_path / "a.mp4", 12, SIZE, most=5))) == 5
+
+
+def test_a_video_is_read_when_its_pictures_are_asked_for(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", [np.full((16, 16, 3), 20 * n, np.uint8) for n in range(12)], 12)
+    pictures = VideoPictures(tmp_path / "a.mp4", 12, SIZE)
+    assert len(pictures) == 12
+    for number in (0, 1, 1, 7, 3, 11, 11, 0):
+        assert round(float(pictures[number].mean()) / 20) == number
+    assert [round(float(picture.mean()) / 20) for picture in pictures] == list(range(12))
+    for number in (12, -1):
+        with pytest.raises(IndexError):
+            pictures[number]
+    write_video(tmp_path / "a.mp4", [np.zeros((16, 16, 3), np.uint8)] * 5, 12)
+    with pytest.raises(NuwaError, match=r"a\.mp4 has become shorter"):
+        list(pictures)
+
+
+def test_memory_does_not_grow_with_the_video_that_is_extended(
+    pipe: NuwaXLPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pictures that exist at once, from the file to the frames of every window: two windows of 5, of 60."""
+    alive, most, read = 0, 0, 0
+    fitted = Size.fitted
+
+    def gone() -> None:
+        nonlocal alive
+        alive -= 1
+
+    def counted(self: Size, image: Image.Image, name: str) -> Picture:
+        nonlocal alive, most, read
+        picture = fitted(self, image, name)
+        weakref.finalize(picture, gone)
+        alive, read = alive + 1, read + 1
+        most = max(most, alive)
+        return picture
+
+    write_video(tmp_path / "a.mp4", (noise_picture(n) for n in range(60)), 8)
+    expected = [picture.copy() for picture in read_video(tmp_path / "a.mp4", 8, SIZE)]
+    monkeypatch.setattr(Size, "fitted", counted)
+    clip = video_clip(tmp_path / "a.mp4", 99, 8, SIZE)
+    assert clip.describe() == GivenClip(0, tuple(expected), tmp_path / "a.mp4").describe()
+    given = encode_clips(pipe, [clip])
+    assert read == 3 * 60
+    for number in [*range(0, 60, 16), *range(0, 60, 4), *range(60)]:  # as windows of three levels take them
+        shown = torch.from_numpy(expected[number]).permute(2, 0, 1).float() / 127.5 - 1
+        assert torch.equal(given[number].pixels, shown)
+    assert read <= 6 * 60
+    assert most <= 10
 
 
 def test_a_clip_is_encoded_as_training_encodes_windows(pipe: NuwaXLPipeline) -> None:
@@ -132,8 +188,8 @@ def test_pictures_of_another_size_are_refused_or_cropped(tmp_path: Path) -> None
     assert (read_image(tmp_path / "wide.png", Size(16, 16, "crop")) == 200).all()
     write_video(tmp_path / "wide.mp4", [wide] * 3, 8)
     with pytest.raises(NuwaError, match=r"wide\.mp4 is 32×16 px"):
-        read_video(tmp_path / "wide.mp4", 8, SIZE)
-    assert read_video(tmp_path / "wide.mp4", 8, Size(8, 16, "crop"))[0].shape == (8, 16, 3)
+        list(read_video(tmp_path / "wide.mp4", 8, SIZE))
+    assert next(read_video(tmp_path / "wide.mp4", 8, Size(8, 16, "crop"))).shape == (8, 16, 3)
 
 
 def test_images_of_any_kind_become_rgb_and_upright(tmp_path: Path) -> None:
@@ -147,6 +203,27 @@ def test_images_of_any_kind_become_rgb_and_upright(tmp_path: Path) -> None:
     exif[0x0112] = 6  # the camera was turned: rotate by 90° clockwise to show
     Image.fromarray(half).save(tmp_path / "turned.png", exif=exif)
     assert (read_image(tmp_path / "turned.png", SIZE)[:8] == 255).all()
+
+
+def test_greys_of_16_bits_are_scaled(tmp_path: Path) -> None:
+    values = np.zeros((16, 16), np.uint16)
+    values[:4], values[4:8], values[8:12] = 20000, 65535, 128
+    Image.fromarray(values).save(tmp_path / "grey.png")
+    Image.fromarray(values).save(tmp_path / "grey.tif")
+    Image.fromarray(values.astype(np.int32)).save(tmp_path / "wide.tif")
+    for name in ("grey.png", "grey.tif", "wide.tif"):
+        with Image.open(tmp_path / name) as image:
+            assert image.mode.startswith("I")
+        picture = read_image(tmp_path / name, SIZE)
+        assert picture.shape == (16, 16, 3)
+        assert [int(picture[row].mean()) for row in (0, 4, 8, 12)] == [78, 255, 0, 0]
+    Image.fromarray(np.full((16, 16), 70000, np.int32)).save(tmp_path / "wide.tif")
+    Image.fromarray(np.full((16, 16), 0.5, np.float32)).save(tmp_path / "float.tif")
+    for name in ("wide.tif", "float.tif"):
+        with pytest.raises(
+            NuwaError, match=rf"{name.replace('.', '[.]')} cannot be read \(its values, .* 8 or 16 bits"
+        ):
+            read_image(tmp_path / name, SIZE)
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -166,7 +243,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         container.mux(stream.encode(None))
     for name in ("nothing.mp4", "text.mp4", "sound.mp4"):
         with pytest.raises(NuwaError, match=name.replace(".", r"\.")):
-            read_video(tmp_path / name, 8, SIZE)
+            list(read_video(tmp_path / name, 8, SIZE))
 
 
 def test_storyboards_that_do_not_fit_are_refused(tmp_path: Path) -> None:
@@ -188,6 +265,9 @@ def test_places_outside_the_video_and_places_taken_twice_are_refused(tmp_path: P
     clips = [GivenClip(4, (picture,), Path("b.png")), GivenClip(0, (picture,) * 5, Path("a.mp4"))]
     with pytest.raises(NuwaError, match=r"a\.mp4 and b\.png are both given for frame 4"):
         check_clips(clips, 17)
+    save(tmp_path, "late.png")
+    with pytest.raises(NuwaError, match=r"late\.png is given for frame 10000001, but"):
+        check_clips(image_clips([GivenImage(tmp_path / "late.png", at_s=1e308)], 60, SIZE), 17)
     write_video(tmp_path / "a.mp4", [picture] * 17, 8)
     with pytest.raises(NuwaError, match="fills all 17 frames at 8 fps; ask for more --frames"):
         video_clip(tmp_path / "a.mp4", 17, 8, SIZE)

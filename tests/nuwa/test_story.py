@@ -147,6 +147,11 @@ def test_a_missing_or_binary_file_is_named(tmp_path: Path) -> None:
         ((1,), -3, "-3 frames"),
         ((0.125,), None, "1 frame is no video"),
         ((1, 1, 1), 2, "the story has 3 prompts, more than the 2 frames asked for; give --frames 3"),
+        ((1,), 10**12, "1000000000000 frames are more than the 10000000 of the longest video"),
+        ((1,), 10**7 + 1, "10000001 frames are more than"),
+        ((1, 1e300), None, r"the story lasts 1e\+300 s, which at 8 fps is more than the 10000000 frames"),
+        ((1.25e6 + 1,), 10, "more than the 10000000 frames"),
+        ((1e308, 1e308, 1e308), None, "the story lasts inf s"),
     ],
 )
 def test_videos_that_cannot_hold_the_story_are_refused(seconds: Any, frames: int | None, words: str) -> None:

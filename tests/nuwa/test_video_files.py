@@ -69,10 +69,11 @@ def test_only_one_frame_is_held(tmp_path: Path) -> None:
 
     def frames() -> Iterator[np.ndarray]:
         for frame in flat_frames(5):
-            written.append(len(list((tmp_path / "_a").iterdir())))
+            written.append(len(list((tmp_path / "work/unfinished").iterdir())))
             yield frame
 
-    write_video(tmp_path / "a", frames(), 8)
+    (tmp_path / "work").mkdir()
+    write_video(tmp_path / "a", frames(), 8, work=tmp_path / "work")
     assert written == [0, 1, 2, 3, 4]
 
 
@@ -91,15 +92,35 @@ def test_nothing_half_written_stays_and_errors_of_the_maker_pass(tmp_path: Path,
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a"])
 def test_what_a_killed_process_left_is_written_over(tmp_path: Path, name: str) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
     if name == "a":
-        (tmp_path / "_a").mkdir()
-        (tmp_path / "_a/frame-000099.png").write_bytes(b"old")
+        (work / "unfinished").mkdir()
+        (work / "unfinished/frame-000099.png").write_bytes(b"old")
         (tmp_path / "a").mkdir()  # an empty folder of the user's may be filled
     else:
-        (tmp_path / f"_{name}").write_bytes(b"old")
-    write_video(tmp_path / name, flat_frames(), 8)
+        (work / f"unfinished{Path(name).suffix}").write_bytes(b"old")
+    write_video(tmp_path / name, flat_frames(), 8, work=work)
     assert len(read(tmp_path / name)) == 12
-    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert not list(work.iterdir())
+
+
+@pytest.mark.parametrize("work", [True, False])
+@pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a"])
+def test_what_has_nearly_the_same_name_is_not_touched(tmp_path: Path, name: str, work: bool) -> None:
+    """A user's own file or folder with a `_` before the name of the output, whether it gets done or not."""
+    mine = tmp_path / f"_{name}"
+    if name == "a":
+        mine.mkdir()
+    note = mine / "mine.txt" if name == "a" else mine
+    note.write_text("mine")
+    (tmp_path / "work").mkdir()
+    write_video(tmp_path / name, flat_frames(), 8, work=tmp_path / "work" if work else None)
+    with pytest.raises(NuwaError, match="no frame"):
+        write_video(tmp_path / f"b{Path(name).suffix}", iter(()), 8, work=tmp_path / "work" if work else None)
+    assert note.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([mine.name, name, "work"])
+    assert not list((tmp_path / "work").iterdir())
 
 
 @pytest.fixture
