@@ -36,7 +36,7 @@ RATIO_BAR = 1.5
 JITTER_BAR = 1.5
 """Ours, as is the next: the issue asks only that blur cannot pass for calm, and jitter hides seams as blur does."""
 SHARPNESS_BAR = 0.8
-RESAMPLES = Bootstrap(draws=2000)
+RESAMPLES = Bootstrap(draws=1000)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from nuwa.evaluate.seams import (
     Seams,
     gradient_energy,
+    jitter,
     made_at,
     near_changes,
     pooled,
@@ -132,3 +133,22 @@ def test_what_cannot_be_measured_says_so() -> None:
         second_differences(video_of(np.zeros(2)))
     with pytest.raises(NuwaError, match="16 prompts for 17 frames"):
         seams(video_of(np.zeros(FRAMES)), LENGTH, prompts=["a"] * 16)
+
+
+def test_jitter_in_every_frame_calms_the_ratio_and_shows_in_jitter() -> None:
+    """Alternating ± a adds 4 a to every second difference: the ratio nears 1, the interior grows by as much."""
+    curve = (np.arange(FRAMES) / FRAMES) ** 2 / 2
+    shaken = 0.25 + curve + 0.1 * (-1.0) ** np.arange(FRAMES)
+    shaken[4::4] += 0.02
+    real, made = (seams(video_of(values), LENGTH)[0] for values in (curve, shaken))
+    assert made.ratio < 1.2
+    assert jitter(made, real) > 50
+    assert jitter(real, real) == 1.0
+
+
+def test_jitter_of_still_and_of_missing_interiors() -> None:
+    still, moving, missing = (Seams(0, np.ones(2), interior) for interior in (np.zeros(2), np.ones(2), np.ones(0)))
+    assert jitter(still, still) == 1.0
+    assert jitter(moving, still) == float("inf")
+    assert np.isnan(jitter(missing, moving))
+    assert np.isnan(jitter(moving, missing))
