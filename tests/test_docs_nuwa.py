@@ -73,6 +73,13 @@ def test_the_cost_table_is_the_formula() -> None:
     assert math.isclose(241 / 225, 1.07, abs_tol=0.005)
 
 
+def test_what_the_model_that_ships_was_measured_at_is_in_the_results() -> None:
+    """Mean denoising loss with the given ends and without: the last cell of its row."""
+    section = (ROOT / "benchmarks/RESULTS.md").read_text("utf-8").split("<!-- condition -->")[1]
+    means = dict(re.findall(r"^\| (pixels|nothing) \|.*\| (0\.\d{4}) \|$", section, re.MULTILINE))
+    assert f"denoising loss is {means['pixels']} with them and {means['nothing']} without" in " ".join(TEXT.split())
+
+
 def test_the_pictures_are_small_and_there() -> None:
     pictures = re.findall(r"\]\((nuwa-[a-z]+\.(?:svg|png))\)", TEXT)
     assert len(pictures) == 3

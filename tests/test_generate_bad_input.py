@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -29,9 +30,9 @@ def words(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[
     """A command that works, in a folder with pictures that do and do not fit."""
     monkeypatch.chdir(tmp_path)
     grey = np.full((16, 16, 3), 99, np.uint8)
-    for folder, size in (("board", 16), ("wide", 24)):
+    for folder, size, names in (("board", 16, "ab"), ("wide", 24, "ab"), ("mixed", 16, ("a", "frame-7"))):
         (tmp_path / folder).mkdir()
-        for name in ("a.png", "b.png"):
+        for name in (f"{stem}.png" for stem in names):
             Image.new("RGB", (size, 16)).save(tmp_path / folder / name)
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
@@ -67,11 +68,13 @@ def files(folder: Path) -> dict[str, bytes]:
         ("--output full", "full is there already"),
         ("--output video.mp4", "video.mp4 is there already and differs in everything"),
         ("--frames 0", "0 frames"),
+        ("--frames 1000000000000", "more than the 10000000 of the longest video; ask for fewer"),
         ("--frames 1", "1 frame is no video; ask for at least 2"),
         ("--frames -5", "-5 frames"),
         ("--frames 40 --depth 2", "a depth of at least 3"),
         ("--depth 0", "depth of at least"),
         ("--depth 99", "99 puts keyframes 1e+59 frames apart; 10 frames need a depth of 2"),
+        ("--depth 1000000000", "depth 1000000000 is more than any video needs"),
         ("--steps", "--steps has no number"),
         ("--steps 0", "steps is 0"),
         ("--steps 4 0", "it must be a number above 0"),
@@ -97,6 +100,7 @@ def files(folder: Path) -> dict[str, bytes]:
         ("--first-frame wide.png", "wide.png is 24×16 px, the model makes 16×16"),
         ("--storyboard nothing", "there is no storyboard folder nothing"),
         ("--storyboard empty", "empty has no image"),
+        ("--storyboard mixed", "frame-7.png with a frame number and a.png without"),
         ("--storyboard wide", "a.png is 24×16 px, the model makes 16×16"),
         ("--storyboard board --first-frame fits.png", "are both given for frame 0"),
         ("--extend nothing.mp4", "there is no video nothing.mp4"),
@@ -118,6 +122,7 @@ def test_bad_options_get_one_line_and_leave_nothing(
     ("story", "line"),
     [
         ("fps: 8", "has no prompts"),
+        ("scenes: [{prompt: a red star, seconds: 1.0e+300}]", "the story lasts 1e+300 s"),
         ("scenes: [{prompt: a red star, seconds: -2}]", "seconds = -2"),
         ("scenes: [{prompt: a, start: 0, end: 3}, {prompt: b, start: 2, end: 4}]", "scenes 1 and 2 overlap of 1 s"),
         ("scenes: [{prompt: a, start: 0, end: 3}, {prompt: b, start: 4, end: 5}]", "scenes 1 and 2 leave a gap"),
@@ -160,6 +165,31 @@ def test_what_fits_is_taken(words: list[str], tmp_path: Path) -> None:
         [(0, 11)],
         [(0, 0), (8, 8)],
     ]
+
+
+def test_the_record_says_where_its_paths_start(
+    model: Path, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "m").symlink_to(model)
+    assert run(["--model", "m", "--story", "story.yaml", "--output", "out.mp4", "--steps", "1"]) == 0
+    record = json.loads((tmp_path / "out.json").read_text())
+    monkeypatch.chdir("/")
+    capsys.readouterr()
+    monkeypatch.chdir(record["folder"])
+    assert run(shlex.split(record["command"])[3:]) == 0
+    assert "out.mp4 is there already, made from the same" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out"])
+def test_a_file_with_nearly_the_name_of_the_output_stays(words: list[str], tmp_path: Path, name: str) -> None:
+    (tmp_path / "_out").mkdir()
+    for mine in ("_out/mine.txt", "_out.mp4", "_out.json"):
+        (tmp_path / mine).write_text("mine")
+    before = {path.name for path in tmp_path.iterdir()}
+    assert run([*words, "--output", name]) == 0
+    for mine in ("_out/mine.txt", "_out.mp4", "_out.json"):
+        assert (tmp_path / mine).read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == before | {name, "out.json"}
 
 
 def test_other_pictures_under_the_same_name_are_another_video(
@@ -208,7 +238,10 @@ def test_a_config_that_does_not_fit_the_weights_is_told(
     entries["unet_config"]["block_out_channels"] = [8, 8]
     config.write_text(json.dumps(entries))
     line = refused([*words, "--model", str(tmp_path / "model")], capsys)
-    assert "denoiser_global" in line or str(tmp_path / "model") in line
+    for part in (str(tmp_path / "model"), "MaskTemporalUNet", "down_blocks.1.resnets.0.conv1.weight"):
+        assert part in line
+    assert "[16, 8, 3, 3]" in line  # what the file holds
+    assert "[8, 8, 3, 3]" in line  # what the config asks for
 
 
 def test_an_autoencoder_of_another_latent_width_is_told(
