@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+import secrets
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -11,12 +12,12 @@ from typing import Any
 
 import torch
 
-from nuwa.generate.config import GenerateConfig, command_line
+from nuwa.generate.config import GenerateConfig, command_line, work_folder
 from nuwa.generate.given_frames import GivenClip
 from nuwa.generate.pipeline import NuwaXLPipeline
 from nuwa.generate.pipeline_folder import weights_fingerprint
 from nuwa.generate.story import Story, spans
-from nuwa.generate.video_files import format_of
+from nuwa.generate.video_files import SUFFIXES, format_of
 from nuwa.generate.windows import Sampling
 from nuwa.hierarchy import NuwaError, plan, strides
 
@@ -51,6 +52,7 @@ def describe(
     length, frames, depth = pipe.config.window_length, len(prompts[-1]), len(prompts)
     return {
         "command": command_line(config),
+        "folder": str(Path.cwd()),  # where the command was given: its paths start there
         "model": str(config.model),
         "weights_sha256": weights_fingerprint(config.model),
         "story": asdict(story),
@@ -92,18 +94,13 @@ def is_done(video: Path, record: Record) -> bool:
 
     Raises NuwaError, with what differs, when files are there that came from something else: they are not touched.
     """
-    path = record_path(video)
-    there = video.exists() and not (video.is_dir() and next(video.iterdir(), None) is None)
+    path, there = record_path(video), _is_there(video)
     if not there and not path.exists():
         return False
     old, new = _read(path), json.loads(_dump(record))
-    differing = _differences(old, new)
+    differing = _differences(old, new, DEPENDS_ON)
     if differing:
-        found, beside = (video, path) if there else (path, video)
-        raise NuwaError(
-            f"{found} is there already and differs in {', '.join(differing)}; "
-            f"give another --output, or remove it and {beside.name}"
-        )
+        raise NuwaError(_refusal(video, there, old, new, ", ".join(differing)))
     return there
 
 
@@ -115,7 +112,7 @@ def record_path(video: Path) -> Path:
 def write_record(video: Path, record: Record) -> None:
     """Write the record beside `video` under the same name, complete or not at all."""
     path = record_path(video)
-    draft = path.with_name(f"_{path.name}")
+    draft = path.with_name(f"_{path.name}.{secrets.token_hex(8)}")  # a name that nobody has
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -127,12 +124,37 @@ def write_record(video: Path, record: Record) -> None:
         raise NuwaError(f"{path.parent} cannot be written to ({error}); give another --output") from error
 
 
-def _differences(old: Record, new: Record) -> list[str]:
-    """What decides the file and is not the same, with both values where they are short."""
+def _is_there(video: Path) -> bool:
+    """Something is at this place; an empty folder may be filled."""
+    return video.exists() and not (video.is_dir() and next(video.iterdir(), None) is None)
+
+
+def _refusal(video: Path, there: bool, old: Record, new: Record, differing: str) -> str:
+    """What is in the way of `video`, and what would work: the names of those files that are there, and no others."""
+    path, work = record_path(video), work_folder(video)
+    made = next((video.with_suffix(suffix) for kind, suffix in SUFFIXES.items() if kind == old.get("format")), video)
+    stale = [work.name] if work.exists() and _differences(old, new, WINDOWS_DEPEND_ON) else []
+    if old and made != video and _is_there(made):
+        return f"{path} belongs to {made.name} and differs in {differing}; give --output another name than {video.stem}"
+    if old and not there:
+        return (
+            f"{path} is there already and differs in {differing}, of {made.name}, which is not complete; "
+            f"give the old settings to go on, or remove {' and '.join([path.name, *stale])}"
+        )
+    if not there:
+        return f"{path} is there already and is no record of a video; give another --output"
+    others = ["it", *([path.name] if path.exists() else []), *stale]
+    return (
+        f"{video} is there already and differs in {differing}; give another --output, or remove {' and '.join(others)}"
+    )
+
+
+def _differences(old: Record, new: Record, names: Sequence[str]) -> list[str]:
+    """Which of these entries are not the same, with both values where they are short."""
     if not old:
         return ["everything (there is no record that says how it was made)"]
     found = []
-    for name in DEPENDS_ON:
+    for name in names:
         before, after = old.get(name), new[name]
         if name == "sampling" and isinstance(before, dict):
             found += [_difference(key, before.get(key), after[key]) for key in after if before.get(key) != after[key]]
@@ -167,4 +189,4 @@ def _read(path: Path) -> Record:
         record = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
-    return record if isinstance(record, dict) else {}
+    return record if isinstance(record, dict) and "weights_sha256" in record else {}  # some other JSON of the user's
