@@ -6,11 +6,27 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from nuwa.generate.number_checks import is_number
 from nuwa.hierarchy import NuwaError
 
 INDEX = "model_index.json"
 CONFIGS = ("config.json", "scheduler_config.json", "tokenizer_config.json")
 CLASS_NAME = "NuwaXLPipeline"
+COUNTS = (
+    "attention_head_dim",
+    "block_out_channels",
+    "cross_attention_dim",
+    "in_channels",
+    "latent_channels",
+    "layers_per_block",
+    "model_max_length",
+    "norm_num_groups",
+    "num_attention_heads",
+    "num_train_timesteps",
+    "out_channels",
+    "temporal_kernel",
+)
+"""Entries of configurations that are numbers of at least 1, or lists of such, or null where a default takes over."""
 
 
 def components(folder: Path) -> list[str]:
@@ -28,7 +44,13 @@ def components(folder: Path) -> list[str]:
             f"{index} describes {entries.get('_class_name')}, not {CLASS_NAME}; "
             "give a folder written by pipelines.train"
         )
-    return [name for name, entry in entries.items() if isinstance(entry, list) and entry[0] is not None]
+    listed = {name: entry for name, entry in entries.items() if isinstance(entry, list)}
+    for name, entry in listed.items():
+        if len(entry) != 2 or not all(isinstance(part, str) or entry == [None, None] for part in entry):
+            raise NuwaError(
+                f"{index} is damaged ({name} is {entry}, not a library and a class); copy or train this pipeline again"
+            )
+    return [name for name, entry in listed.items() if entry != [None, None]]
 
 
 def read_json(path: Path) -> dict:
@@ -37,6 +59,8 @@ def read_json(path: Path) -> dict:
         entries = json.loads(path.read_text("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise NuwaError(f"{path} is damaged ({error}); copy or train this pipeline again") from error
+    except OSError as error:
+        raise NuwaError(f"{path} cannot be read ({error}); copy or train this pipeline again") from error
     if not isinstance(entries, dict):
         raise NuwaError(f"{path} is damaged (no JSON object); copy or train this pipeline again")
     return entries
@@ -50,6 +74,7 @@ def check_component(folder: Path) -> None:
         raise NuwaError(f"{folder} has no {expected}; the pipeline is incomplete: copy or train it again")
     for path in sorted(folder.glob("*.json")):
         read_json(path)
+    _check_counts(config)
     if config.name == "config.json":
         for path in _weight_files(folder):
             _weight_names(path)
@@ -74,10 +99,26 @@ def check_keys(folder: Path, module: nn.Module) -> None:
         )
 
 
+def _check_counts(config: Path) -> None:
+    """Raise NuwaError for a configuration that counts none of what it cannot do without."""
+    entries = read_json(config)
+    for part in (entries, *(entry for entry in entries.values() if isinstance(entry, dict))):
+        for name in COUNTS:
+            counts = part.get(name)
+            each = [counts] if not isinstance(counts, list) else [one for one in counts if not isinstance(one, list)]
+            if counts == [] or not all(count is None or (is_number(count) and count >= 1) for count in each):
+                raise NuwaError(
+                    f"{config} says {name} is {json.dumps(counts)}; it must be at least 1: "
+                    "copy or train this pipeline again"
+                )
+
+
 def _weight_files(folder: Path) -> list[Path]:
     for index in folder.glob("*.safetensors.index.json"):
-        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
-        return [folder / shard for shard in shards]
+        shards = read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
+            raise NuwaError(f"{index} is damaged (no weight_map of files); copy or train this pipeline again")
+        return [folder / shard for shard in sorted(set(shards.values()))]
     return sorted(folder.glob("*.safetensors")) or [folder / "diffusion_pytorch_model.safetensors"]
 
 
@@ -87,5 +128,5 @@ def _weight_names(path: Path) -> set[str]:
     try:
         with safe_open(path, framework="pt") as weights:
             return set(weights.keys())
-    except SafetensorError as error:
+    except (OSError, SafetensorError) as error:
         raise NuwaError(f"{path} is damaged or cut short ({error}); copy or train this pipeline again") from error

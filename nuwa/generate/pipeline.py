@@ -1,7 +1,7 @@
 """One diffusers pipeline folder with all that generation needs: models, prompts, scheduler, sizes; and the call."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -11,6 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import is_compiled_module
 from einops import rearrange
 from PIL import Image
 from torch import nn
@@ -19,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from nuwa.generate.executors import LocalExecutor
 from nuwa.generate.folder_checks import check_component, check_keys, components
 from nuwa.generate.long_video import Progress, frame_plan, generate_frames
+from nuwa.generate.number_checks import is_number, is_whole
 from nuwa.generate.samplers import SamplerName
 from nuwa.generate.windows import Condition, FixedFrame, Sampling, WindowResult, WindowSampler, check_given
 from nuwa.hierarchy import NuwaError, Window
@@ -28,6 +30,18 @@ from nuwa.models.vae import TemporalVAE
 
 Frames = list[list[Image.Image]] | np.ndarray | torch.Tensor
 OnWindowEnd = Callable[[Window, WindowResult], None]
+
+_LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    TypeError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+    ImportError,
+)
+"""What diffusers, transformers and torch raise for files that do not make sense."""
 
 
 @dataclass
@@ -66,8 +80,10 @@ class NuwaXLPipeline(DiffusionPipeline):
     ) -> None:
         super().__init__()
         denoiser_local = None if denoiser_local is denoiser_global else denoiser_local
+        _check_classes(vae, denoiser_global, denoiser_local, text_encoder)
         _check_fit(vae, {"denoiser_global": denoiser_global, "denoiser_local": denoiser_local}, text_encoder)
-        _check_size(vae, height, width)
+        _check_sizes(window_length, train_fps, height, width)
+        _check_fits_vae(vae, height, width)
         self.register_modules(
             vae=vae,
             denoiser_global=denoiser_global,
@@ -92,8 +108,8 @@ class NuwaXLPipeline(DiffusionPipeline):
             pipe = super().from_pretrained(folder, **kwargs)
         except NuwaError as error:
             raise NuwaError(f"pipeline folder {folder}: {error}") from error
-        except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, ImportError) as error:
-            line = " ".join(str(error).split())
+        except _LOADING_ERRORS as error:
+            line = " ".join(f"{type(error).__name__}: {error}".split())
             raise NuwaError(f"pipeline folder {folder} cannot be loaded ({line}); train or copy it again") from error
         for name in stored:
             if isinstance(module := pipe.components[name], nn.Module):
@@ -118,9 +134,9 @@ class NuwaXLPipeline(DiffusionPipeline):
         self,
         prompts: str | Sequence[str],
         num_frames: int | None = None,
-        num_inference_steps: int | tuple[int, ...] = 20,
+        num_inference_steps: int | Sequence[int] = 20,
         guidance_scale: float = 4.0,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
         output_type: Literal["pil", "np", "pt"] = "pil",
         *,
         guidance_scale_last: float | None = None,
@@ -131,6 +147,7 @@ class NuwaXLPipeline(DiffusionPipeline):
         batch_size: int = 4,
         fps: float | None = None,
         motion_score: float | None = None,
+        tile_px: int | None = None,
         callback_on_window_end: OnWindowEnd | None = None,
         return_dict: bool = True,
     ) -> NuwaXLPipelineOutput | tuple[Frames]:
@@ -140,13 +157,15 @@ class NuwaXLPipeline(DiffusionPipeline):
         num_frames: n; by default one window, or as many as there are prompts if those are more
         num_inference_steps: of the sampler; one number, or one per level, global first
         guidance_scale, guidance_scale_last: 1 is none; with a last one it grows over the frames of every window
-        generator: one number is drawn from it as the seed of all windows; None draws from torch's own
+        generator: one number is drawn from it as the seed of all windows; None draws from torch's own. As diffusers
+            has it, also a list of one for the one video
         output_type: `pil`, `np` or `pt`, see `NuwaXLPipelineOutput`
         sampler: `trained`, the pipeline's own scheduler, or ddpm, ddim, dpm++, unipc on its noise schedule
         depth: levels, the global one included; by default the fewest that reach n
         given: number in the video → frame, latent (c h w) and pixels (3 H W), that the video has to contain
         condition: `pixels` or `latents`, see `Sampling`; batch_size: local windows per denoiser call
         fps: default `train_fps`; motion_score: mean optical flow in frame heights per second, None = not asked for
+        tile_px: side of the tiles, in pixels, that the autoencoder takes large frames in; None = whole frames
         callback_on_window_end: called with every window and its result, latents (c l h w), when it is made
         return_dict: False for a plain tuple, (frames,)
 
@@ -154,11 +173,15 @@ class NuwaXLPipeline(DiffusionPipeline):
         """
         if output_type not in ("pil", "np", "pt"):
             raise NuwaError(f"output_type {output_type!r} is unknown; use pil, np or pt")
+        texts, steps = listed(prompts), num_inference_steps
+        if depth is not None and not is_whole(depth):
+            raise NuwaError(f"depth is {depth!r}; it must be a number above 0 and whole, or none")
+        _check_numbers_of(given)
         plan = frame_plan(
-            spread(prompts, self._num_frames(prompts, num_frames)), self.config.window_length, depth, given
+            spread(texts, self._num_frames(len(texts), num_frames)), self.config.window_length, depth, given
         )
         sampling = Sampling(
-            steps=num_inference_steps,
+            steps=tuple(steps) if isinstance(steps, Sequence) and not isinstance(steps, str) else steps,
             guidance=guidance_scale,
             guidance_last=guidance_scale_last,
             sampler=sampler,
@@ -167,6 +190,7 @@ class NuwaXLPipeline(DiffusionPipeline):
             fps=self.config.train_fps if fps is None else fps,
             motion_score=motion_score,
             condition=condition,
+            tile_px=tile_px,
         )
         sampling.check_levels(len(plan.levels))
         check_given(self, plan.given)
@@ -180,18 +204,31 @@ class NuwaXLPipeline(DiffusionPipeline):
         frames = _as_output(images, output_type)
         return NuwaXLPipelineOutput(frames=frames) if return_dict else (frames,)
 
-    def _num_frames(self, prompts: str | Sequence[str], num_frames: int | None) -> int:
+    def _num_frames(self, num_prompts: int, num_frames: int | None) -> int:
         """Length of the video."""
         if num_frames is None:
-            return max(self.config.window_length, 1 if isinstance(prompts, str) else len(prompts))
-        if num_frames < 2:
-            raise NuwaError(f"num_frames is {num_frames}; a video has at least 2")
+            return max(self.config.window_length, num_prompts)
+        if not is_whole(num_frames, 2):
+            raise NuwaError(f"num_frames is {num_frames!r}; a video has at least 2, and a whole number of them")
         return num_frames
+
+
+def listed(prompts: str | Iterable[str]) -> list[str]:
+    """The prompts as a list; a single one too. NuwaError for what is no text."""
+    if isinstance(prompts, str):
+        return [prompts]
+    if not isinstance(prompts, Iterable):
+        raise NuwaError(f"prompts is {prompts!r}; give a string, or a list of them")
+    texts = list(prompts)
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise NuwaError(f"prompt {number} is {text!r}; give a string (an empty one is a prompt too)")
+    return texts
 
 
 def spread(prompts: str | Sequence[str], num_frames: int) -> list[str]:
     """One prompt per frame: each of the given ones for the same time, to within a frame, in their order."""
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    prompts = listed(prompts)
     if not prompts:
         raise NuwaError("a video without prompts cannot be made; give at least one (an empty string is a prompt)")
     if len(prompts) > num_frames:
@@ -225,7 +262,11 @@ class _TellingExecutor(LocalExecutor):
         return done
 
 
-def _draw_seed(generator: torch.Generator | None) -> int:
+def _draw_seed(generator: torch.Generator | Sequence[torch.Generator] | None) -> int:
+    if isinstance(generator, Sequence) and len(generator) == 1:
+        generator = generator[0]
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise NuwaError(f"generator is {generator!r}; give one torch.Generator, or none")
     device = "cpu" if generator is None else generator.device
     return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
 
@@ -255,7 +296,45 @@ def _check_fit(vae: TemporalVAE, denoisers: Mapping[str, MaskTemporalUNet | None
             )
 
 
-def _check_size(vae: TemporalVAE, height: int, width: int) -> None:
+def _check_numbers_of(given: Mapping[int, FixedFrame] | None) -> None:
+    """Raise NuwaError for what is no mapping of frame numbers."""
+    if given is None:
+        return
+    if not isinstance(given, Mapping):
+        raise NuwaError(f"given is a {type(given).__name__}; give a mapping of frame numbers to FixedFrame")
+    for number in given:
+        if not is_whole(number, None):
+            raise NuwaError(f"given has a frame {number!r}; give whole numbers, each with its FixedFrame")
+
+
+def _check_classes(vae: object, denoiser_global: object, denoiser_local: object, text_encoder: object) -> None:
+    """Raise NuwaError for networks of other kinds."""
+    needed = (
+        ("vae", vae, TemporalVAE),
+        ("denoiser_global", denoiser_global, MaskTemporalUNet),
+        ("denoiser_local", denoiser_global if denoiser_local is None else denoiser_local, MaskTemporalUNet),
+        ("text_encoder", text_encoder, PromptEncoder),
+    )
+    for name, module, kind in needed:
+        module = module._orig_mod if is_compiled_module(module) else module
+        if not isinstance(module, kind):
+            raise NuwaError(f"{name} is a {type(module).__name__}; a {kind.__name__} is needed, as training writes it")
+
+
+def _check_sizes(window_length: int, train_fps: float, height: int, width: int) -> None:
+    """Raise NuwaError for numbers that no window and no frame can have."""
+    rules = (
+        ("window_length", window_length, is_whole(window_length, 3), "a whole number of frames, at least 3"),
+        ("train_fps", train_fps, is_number(train_fps) and train_fps > 0, "a number of frames per second above 0"),
+        ("height", height, is_whole(height), "a whole number of pixels above 0"),
+        ("width", width, is_whole(width), "a whole number of pixels above 0"),
+    )
+    for name, size, fits, rule in rules:
+        if not fits:
+            raise NuwaError(f"{name} is {size!r}; it must be {rule}")
+
+
+def _check_fits_vae(vae: TemporalVAE, height: int, width: int) -> None:
     factor = vae.downsample_factor
-    if height % factor or width % factor or height < 1 or width < 1:
+    if height % factor or width % factor:
         raise NuwaError(f"frames of {width}x{height} px do not fit vae; both sides must be multiples of {factor}")

@@ -13,6 +13,8 @@ import torch
 from einops import rearrange
 
 from nuwa.hierarchy import NuwaError
+from nuwa.models.vae_chunks import cross_fade
+from nuwa.models.vae_tiles import starts_of
 
 Decode = Callable[[torch.Tensor], torch.Tensor]
 
@@ -34,7 +36,7 @@ class StreamingDecode:
         if not 0 <= overlap < length:
             raise NuwaError(f"overlap {overlap} does not fit chunks of {length} frames; give 0 to {length - 1}")
         self._decode, self._num_frames, self._length = decode, num_frames, length
-        self._starts = chunk_starts(num_frames, length, overlap)
+        self._starts = starts_of(num_frames, length, overlap)
         self._cut = self._taken = 0  # chunks cut out of the latents, chunks whose frames were taken
         self._latents: torch.Tensor | None = None  # c t h w, from the start of the next chunk on
         self._shared: torch.Tensor | None = None  # 3 k H W, the end of the last chunk taken
@@ -104,21 +106,6 @@ def decode_frames(
     stream = StreamingDecode(decode, latents.shape[1], length, overlap)
     yield from stream.add(latents)
     yield from stream.rest()
-
-
-def chunk_starts(num_frames: int, length: int, overlap: int) -> list[int]:
-    """First frames of chunks that cover the video; the last chunk is moved back so that it is full."""
-    last = max(0, num_frames - length)
-    return [*range(0, last, length - overlap), last]
-
-
-def cross_fade(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-    """`after` (c t H W), its first k frames faded in over `before` (c k H W); k = 0 changes nothing."""
-    count = before.shape[1]
-    if count == 0:
-        return after
-    weight = (torch.arange(count) + 1).div(count + 1)[:, None, None]
-    return torch.cat([torch.lerp(before, after[:, :count], weight), after[:, count:]], dim=1)
 
 
 def as_images(video: torch.Tensor) -> Iterator[np.ndarray]:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 
 from nuwa.diffusion.guidance import frame_scales, guided
+from nuwa.generate.number_checks import is_number, is_whole
 from nuwa.generate.samplers import Sampler, SamplerName, denoise
+from nuwa.generate.window_pixels import check_tiles, decode_window, encode_window
 from nuwa.hierarchy import NuwaError, Window
 
 if TYPE_CHECKING:
@@ -33,8 +35,12 @@ class Sampling:
     batch: local windows per denoiser call; fewer are padded to this
     fps: of the video, 1/s; motion_score: mean optical flow in frame heights per second, None = not asked for
     condition: `pixels`, the paper's encoding of the window with unknown frames zeroed before it is encoded, or
-        `latents`, the given frames' latents as they are and zeros elsewhere, which saves the encoder: 2 % of a window's
-        time at equal denoising loss on the shipped model, which knows only the former (python -m benchmarks.condition)
+        `latents`, the given frames' latents as they are and zeros elsewhere, which saves the encoder. On the shipped
+        model, which knows only the former, that is 2 % of a window's time by the encoder's own clock and 10 % between
+        whole runs, at equal denoising loss. This proves little: that model hardly reads its condition, without any the
+        loss rises by 1.5 % only (python -m benchmarks.condition)
+    tile_px: side of the tiles, in pixels of the video, in which the autoencoder takes and makes frames, so that its
+        memory does not grow with them; None = whole frames. Another result: norms and attention see the tile only
     """
 
     steps: int | tuple[int, ...] = 20
@@ -46,18 +52,25 @@ class Sampling:
     fps: float = 8.0
     motion_score: float | None = None
     condition: Condition = "pixels"
+    tile_px: int | None = None
 
     def __post_init__(self) -> None:
         steps = self.steps if isinstance(self.steps, tuple) else (self.steps,)
-        if not steps or not all(0 < number < math.inf for number in steps):
-            raise NuwaError(f"steps is {self.steps}; it must be a number above 0, or one such number per level")
-        for name in ("batch", "fps"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise NuwaError(f"{name} is {getattr(self, name)}; it must be a number above 0")
-        for name in ("guidance", "guidance_last"):
-            scale = getattr(self, name)
-            if scale is not None and not math.isfinite(scale):
-                raise NuwaError(f"{name} is {scale}; give a number (1 is none)")
+        last, motion = self.guidance_last, self.motion_score
+        above_0, whole = "it must be a number above 0", "it must be a number above 0 and whole"
+        rules = (
+            ("steps", bool(steps) and all(map(is_whole, steps)), f"{whole}, or one such number per level"),
+            ("batch", is_whole(self.batch), whole),
+            ("fps", is_number(self.fps) and self.fps > 0, above_0),
+            ("guidance", is_number(self.guidance), "give a number (1 is none)"),
+            ("guidance_last", last is None or is_number(last), "give a number (1 is none)"),
+            ("seed", is_whole(self.seed, None), "it must be a whole number"),
+            ("motion_score", motion is None or (is_number(motion) and motion >= 0), "give 0 or more, or none"),
+            ("tile_px", self.tile_px is None or is_whole(self.tile_px), f"{whole}, or none for whole frames"),
+        )
+        for name, fits, remedy in rules:
+            if not fits:
+                raise NuwaError(f"{name} is {getattr(self, name)!r}; {remedy}")
         for name, known in (("sampler", get_args(SamplerName)), ("condition", get_args(Condition))):
             if getattr(self, name) not in known:
                 raise NuwaError(f"{name} {getattr(self, name)!r} is unknown; use {', '.join(known)}")
@@ -115,10 +128,12 @@ class WindowResult:
 
 
 def check_given(pipe: "NuwaXLPipeline", given: Mapping[int, FixedFrame]) -> None:
-    """Raise NuwaError for given frames of another size than the pipeline's."""
+    """Raise NuwaError for what is no frame, and for frames of another size than the pipeline's."""
     factor, height, width = pipe.vae.downsample_factor, pipe.config.height, pipe.config.width
     latent = (pipe.vae.config.latent_channels, height // factor, width // factor)
     for number, frame in given.items():
+        if not isinstance(frame, FixedFrame):
+            raise NuwaError(f"given frame {number} is a {type(frame).__name__}; give a FixedFrame")
         found = (tuple(frame.latent.shape), tuple(frame.pixels.shape))
         if found != (latent, (3, height, width)):
             raise NuwaError(
@@ -149,6 +164,7 @@ class WindowSampler:
 
     def __init__(self, pipe: "NuwaXLPipeline", sampling: Sampling) -> None:
         self.pipe, self.sampling = pipe, sampling
+        check_tiles(pipe, sampling.tile_px)
         # One prompt at a time: in a batch, its last bits would depend on the prompts beside it.
         self._encode = lru_cache(PROMPTS_KEPT)(lambda prompt: pipe.encode_prompts([prompt])[0])
         for steps in sampling.steps if isinstance(sampling.steps, tuple) else (sampling.steps,):
@@ -167,9 +183,7 @@ class WindowSampler:
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Scaled latents (b c l h w) to video (b 3 l H W) in [−1, 1]."""
-        vae = self.pipe.vae
-        scaled = latents.to(self.pipe.device) / vae.config.scaling_factor
-        return vae.decode(scaled.to(self._precision())).float().clamp(-1.0, 1.0)
+        return decode_window(self.pipe, latents, self._precision(), self.sampling.tile_px)
 
     def _precision(self) -> torch.dtype:
         """That of the networks, told by the prompts they encode."""
@@ -191,7 +205,7 @@ class WindowSampler:
         """Scaled latents (b c l h w) of windows of one level, float32."""
         pipe, sampling, level = self.pipe, self.sampling, tasks[0].window.level
         tokens = self._tokens(tasks).to(pipe.device)  # b l n d
-        condition, given, mask = conditioning(pipe, tasks, sampling.condition, tokens.dtype)
+        condition, given, mask = conditioning(pipe, tasks, sampling.condition, tokens.dtype, sampling.tile_px)
         noise, generators = _noise(tasks, sampling.seed, given.shape[1:], pipe.device)
         stride = torch.tensor([task.window.stride for task in tasks], device=pipe.device)
         time_ids = _time_ids(len(tasks), sampling, pipe.device)
@@ -211,14 +225,16 @@ def conditioning(
     tasks: Sequence[WindowTask],
     condition: Condition = "pixels",
     dtype: torch.dtype = torch.float32,
+    tile_px: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What is known of each window (NUWA-XL Sec. 3.2).
 
     Returns the condition z_c (b c l h w); the latents of given frames (b c l h w), zero elsewhere; and the mask
     (b 1 l h w), 1 where a frame is given. z_c is encoded from pixels in which unknown frames are zero, the paper's, or
-    with `latents` the given frames' latents themselves. All float32; `dtype` is what the autoencoder computes in.
+    with `latents` the given frames' latents themselves. All float32; `dtype` is what the autoencoder computes in, in
+    tiles of `tile_px` where they are asked for.
     """
-    z_c = _encoded(pipe, tasks, dtype) if condition == "pixels" else None
+    z_c = _encoded(pipe, tasks, dtype, tile_px) if condition == "pixels" else None
     given = torch.zeros(_latent_shape(pipe, tasks), device=pipe.device) if z_c is None else torch.zeros_like(z_c)
     mask = torch.zeros_like(given[:, :1])
     for row, task in enumerate(tasks):
@@ -228,21 +244,23 @@ def conditioning(
     return given if z_c is None else z_c, given, mask
 
 
-def _encoded(pipe: "NuwaXLPipeline", tasks: Sequence[WindowTask], dtype: torch.dtype) -> torch.Tensor:
+def _encoded(
+    pipe: "NuwaXLPipeline", tasks: Sequence[WindowTask], dtype: torch.dtype, tile_px: int | None
+) -> torch.Tensor:
     """z_c (b c l h w): the window encoded with its unknown frames zeroed in pixel space (NUWA-XL Sec. 3.2).
 
     One window at a time: on black frames the encoder's norms divide by next to nothing and magnify rounding a hundred
     times, so that in a batch the batch size would show in the result (6e-4 on the demo model).
     """
-    vae, config = pipe.vae, pipe.config
+    config, device = pipe.config, torch.device("cpu") if tile_px else pipe.device
     rows: dict[int, torch.Tensor] = {}  # by task: copies that fill a batch are encoded once
     for task in tasks:
         if id(task) in rows:
             continue
-        pixels = torch.zeros(1, 3, len(task.prompts), config.height, config.width, device=pipe.device, dtype=dtype)
+        pixels = torch.zeros(1, 3, len(task.prompts), config.height, config.width, device=device, dtype=dtype)
         for position, frame in task.given.items():
             pixels[0, :, position] = frame.pixels
-        rows[id(task)] = vae.encode(pixels).mode().float() * vae.config.scaling_factor  # 1 c l h w
+        rows[id(task)] = encode_window(pipe, pixels, dtype, tile_px)  # 1 c l h w
     return torch.cat([rows[id(task)] for task in tasks])
 
 

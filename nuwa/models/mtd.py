@@ -64,7 +64,7 @@ def build_image_unet(unet_config: Mapping[str, Any]) -> UNet2DConditionModel:
     check_supported({name: known.default for name, known in defaults.items()} | dict(unet_config))
     try:
         return UNet2DConditionModel.from_config(dict(unet_config))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ArithmeticError, LookupError) as error:
         line = " ".join(str(error).split())
         raise NuwaError(f"diffusers makes no image U-Net of this configuration ({line}); correct it") from error
 
@@ -168,11 +168,11 @@ class MaskTemporalUNet(ModelMixin, ConfigMixin):
     def forward(
         self,
         sample: torch.Tensor,
-        timestep: torch.Tensor,
+        timestep: torch.Tensor | float,
         encoder_hidden_states: torch.Tensor,
         condition: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
-        stride: torch.Tensor | None = None,
+        stride: torch.Tensor | float | None = None,
         added_time_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Predict noise (or v, as trained) for all frames, (b c t h w).
@@ -183,7 +183,7 @@ class MaskTemporalUNet(ModelMixin, ConfigMixin):
         condition: (b c t h w), latents of the window with unknown frames zeroed in pixel space; None without any
         mask: (b 1 t h w), 1 = given; None without any. Where a window's mask is all zero the condition is not read:
             that is the global model
-        stride: (b,), frames of the finished video between neighbours, at least 1; 1 by default
+        stride: (b,) or one number, frames of the finished video between neighbours, at least 1; 1 by default
         added_time_ids: (b, 3), fps, motion score, noise augmentation; NaN or None where not known
         """
         self._check(sample, encoder_hidden_states, condition, mask)
@@ -206,18 +206,17 @@ class MaskTemporalUNet(ModelMixin, ConfigMixin):
     def _embed(
         self,
         sample: torch.Tensor,
-        timestep: torch.Tensor,
-        stride: torch.Tensor | None,
+        timestep: torch.Tensor | float,
+        stride: torch.Tensor | float | None,
         added_time_ids: torch.Tensor | None,
     ) -> torch.Tensor:
         """Embedding (b d) of diffusion step, stride and clip numbers."""
         batch, device = len(sample), sample.device
         steps = per_window("timestep", torch.as_tensor(timestep, device=device), batch)
-        stride = torch.ones(batch, device=device) if stride is None else per_window("stride", stride, batch)
         if added_time_ids is None:
             added_time_ids = torch.full((batch, self.clip_embedding.num_ids), torch.nan, device=device)
         embedding = self.time_embedding(self.time_proj(steps).to(sample.dtype))
-        return embedding + self.clip_embedding(stride, added_time_ids)
+        return embedding + self.clip_embedding(strides_of(stride, batch, device), added_time_ids)
 
     def _controls(
         self, sample: torch.Tensor, condition: torch.Tensor | None, mask: torch.Tensor | None
@@ -263,6 +262,19 @@ def per_window(name: str, numbers: torch.Tensor, batch: int) -> torch.Tensor:
     if numbers.ndim > 1 or numbers.numel() not in (1, batch):
         raise NuwaError(f"{name} of shape {tuple(numbers.shape)}; give ({batch},), one for each window, or one number")
     return numbers.expand(batch)
+
+
+def strides_of(stride: torch.Tensor | float | None, batch: int, device: torch.device) -> torch.Tensor:
+    """Frames between neighbours for every window, (b,); 1 where nothing is said. NuwaError for less than 1.
+
+    On a GPU they are taken as they are: to look at them would wait for all that is queued there.
+    """
+    if stride is None:
+        return torch.ones(batch, device=device)
+    stride = torch.as_tensor(stride)
+    if stride.device.type == "cpu" and not ((stride >= 1) & stride.isfinite()).all():
+        raise NuwaError(f"stride is {stride.tolist()}; frames lie 1 or more frames of the finished video apart")
+    return per_window("stride", stride.to(device), batch)
 
 
 def fold_prompts(prompts: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from nuwa.hierarchy import NuwaError
-from nuwa.models.mtd import build_image_unet, fold_prompts
+from nuwa.models.mtd import build_image_unet, fold_prompts, per_window, strides_of
 from nuwa.models.stunet_blocks import DownBlock, MidBlock, UpBlock
 from nuwa.nn.embedding import ClipEmbedding
 from nuwa.nn.frames import fold, unfold
@@ -135,11 +135,11 @@ class SpaceTimeUNet(ModelMixin, ConfigMixin):
     def forward(
         self,
         sample: torch.Tensor,
-        timestep: torch.Tensor,
+        timestep: torch.Tensor | float,
         encoder_hidden_states: torch.Tensor,
         condition: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
-        stride: torch.Tensor | None = None,
+        stride: torch.Tensor | float | None = None,
         added_time_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Predict noise (or v, as trained) for all frames, (b c t h w).
@@ -151,7 +151,7 @@ class SpaceTimeUNet(ModelMixin, ConfigMixin):
             prompts of the frames that they start from
         condition: (b c t h w), the video with unknown pixels zeroed; None without any
         mask: (b 1 t h w), 1 = given; None without any. Where a clip's mask is all zero the condition is not read
-        stride: (b,), frames of the finished video between neighbours; 1 by default
+        stride: (b,) or one number, frames of the finished video between neighbours, at least 1; 1 by default
         added_time_ids: (b, 3), fps, motion score, noise augmentation; NaN or None where not known
         """
         self._check(sample, encoder_hidden_states, condition, mask)
@@ -190,19 +190,17 @@ class SpaceTimeUNet(ModelMixin, ConfigMixin):
     def _embed(
         self,
         sample: torch.Tensor,
-        timestep: torch.Tensor,
-        stride: torch.Tensor | None,
+        timestep: torch.Tensor | float,
+        stride: torch.Tensor | float | None,
         added_time_ids: torch.Tensor | None,
     ) -> torch.Tensor:
         """Embedding (b d) of diffusion step, stride and clip numbers."""
         batch, device = len(sample), sample.device
-        steps = torch.as_tensor(timestep, device=device).expand(batch)
-        if stride is None:
-            stride = torch.ones(batch, device=device)
+        steps = per_window("timestep", torch.as_tensor(timestep, device=device), batch)
         if added_time_ids is None:
             added_time_ids = torch.full((batch, self.clip_embedding.num_ids), torch.nan, device=device)
         embedding = self.time_embedding(self.time_proj(steps).to(sample.dtype))
-        return embedding + self.clip_embedding(stride, added_time_ids)
+        return embedding + self.clip_embedding(strides_of(stride, batch, device), added_time_ids)
 
     def _check(
         self,

@@ -1,5 +1,6 @@
 """Temporal KL autoencoder, T-KLVAE (NUWA-XL Sec. 3.1): an image autoencoder whose frames see their neighbours."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
@@ -68,7 +69,7 @@ class TemporalVAE(ModelMixin, ConfigMixin):
     spatial attention, in encoder and decoder. Both are the identity at first (Eq. 1 and 2): the new autoencoder is the
     image autoencoder, frame by frame. Spatial modules and their keys are those of `AutoencoderKL`; its options and
     their meaning too. Normalisation never mixes frames. Videos too long or too large to pass at once go through
-    `nuwa.models.vae_chunks`.
+    `nuwa.models.vae_chunks`; generation takes its tiles where `Sampling.tile_px` asks for them.
 
     temporal_kernel: frames a temporal convolution looks at. Paper: not stated; here 3
     """
@@ -101,6 +102,7 @@ class TemporalVAE(ModelMixin, ConfigMixin):
         super().__init__()
         _check_supported(down_block_types, DOWN_BLOCKS)
         _check_supported(up_block_types, UP_BLOCKS)
+        _check_scale(scaling_factor)
         image = AutoencoderKL(**self._image_config())
         self._image_keys = frozenset(image.state_dict())
         self.encoder = TemporalEncoder(image.encoder, temporal_kernel)
@@ -183,6 +185,12 @@ class TemporalVAE(ModelMixin, ConfigMixin):
     def forward(self, video: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """Encode, draw, decode: video (b 3 t h w) → its reconstruction (b 3 t h w)."""
         return self.decode(self.encode(video).sample(generator))
+
+
+def _check_scale(scale: object) -> None:
+    """Raise for a scale that latents cannot be brought to unit variance by, and back."""
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
+        raise NuwaError(f"scaling_factor is {scale!r}; it must be a number above 0, 1 over the spread of latents")
 
 
 def _check_supported(given: tuple[str, ...], known: tuple[str, ...]) -> None:

@@ -173,14 +173,14 @@ def _chunk(apply: Apply, frames: Iterable[torch.Tensor], tiling: Tiling | None) 
 
 
 def cross_fade(before: torch.Tensor, after: torch.Tensor, margin: int = 0) -> torch.Tensor:
-    """`after` (b c t h w), its first k frames faded in over `before` (b c k h w); k = 0 changes nothing.
+    """`after` (… t h w), its first k frames faded in over `before` (… k h w); k = 0 changes nothing.
 
     The first `margin` of the k are those of `before` and the last `margin` those of `after`: there the other one
     stands too close to its own border.
     """
-    count = before.shape[2]
+    count = before.shape[-3]
     if count == 0:
         return after
     steps = torch.arange(count, device=after.device) - margin + 1
     weight = steps.div(count - 2 * margin + 1).clamp(0.0, 1.0).to(after.dtype)[:, None, None]
-    return torch.cat([torch.lerp(before, after[:, :, :count], weight), after[:, :, count:]], dim=2)
+    return torch.cat([torch.lerp(before, after[..., :count, :, :], weight), after[..., count:, :, :]], dim=-3)

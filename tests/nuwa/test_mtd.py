@@ -403,12 +403,23 @@ def test_unets_that_cannot_be_inflated_are_refused(options: dict[str, object], n
         ({"num_attention_heads": 4}, "num_attention_heads"),
         ({"block_out_channels": [8, 16, 32]}, "block_out_channels"),
         ({"norm_num_groups": 7}, "num_channels"),
+        ({"norm_num_groups": 0}, "makes no image U-Net"),
+        ({"block_out_channels": []}, "makes no image U-Net"),
     ],
 )
 def test_configurations_of_no_unet_are_refused_in_one_line(config: dict[str, object], named: str) -> None:
     with pytest.raises(NuwaError, match=named) as caught:
         MaskTemporalUNet(config)
     assert "\n" not in str(caught.value)
+
+
+@torch.no_grad()
+def test_one_number_is_that_of_every_window() -> None:
+    inputs, model = make_inputs(), with_random_weights(make_mtd())
+    numbers = model(**(inputs | {"timestep": 7, "stride": 15}))
+    tensors = model(**(inputs | {"timestep": torch.tensor([7, 7]), "stride": torch.tensor([15.0, 15.0])}))
+    assert torch.equal(numbers, tensors)
+    assert not torch.allclose(numbers, model(**(inputs | {"timestep": 7, "stride": 1})))
 
 
 def test_only_image_unets_are_inflated() -> None:
@@ -428,10 +439,14 @@ def test_only_image_unets_are_inflated() -> None:
         ({"sample": torch.zeros(2, 4, 8, 8)}, "sample of shape"),
         ({"timestep": torch.tensor([1, 2, 3])}, r"timestep of shape \(3,\); give \(2,\)"),
         ({"stride": torch.ones(2, 1)}, "stride of shape"),
+        ({"stride": torch.tensor([0.0, 1.0])}, r"stride is \[0.0, 1.0\]; frames lie 1 or more"),
+        ({"stride": -1}, "stride is -1"),
+        ({"stride": float("nan")}, "stride is nan"),
+        ({"stride": float("inf")}, "stride is inf"),
         ({"added_time_ids": torch.zeros(2, 2)}, "added_time_ids of shape"),
     ],
 )
-def test_inputs_that_do_not_fit_are_refused(change: dict[str, torch.Tensor | None], named: str) -> None:
+def test_inputs_that_do_not_fit_are_refused(change: dict[str, torch.Tensor | float | None], named: str) -> None:
     with pytest.raises(NuwaError, match=named) as caught:
         make_mtd()(**(make_inputs() | change))
     assert "\n" not in str(caught.value)

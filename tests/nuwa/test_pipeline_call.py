@@ -76,6 +76,12 @@ def test_the_generator_fixes_the_video(pipe: NuwaXLPipeline) -> None:
     assert np.array_equal(pipe("a red star", 5, 2, output_type="np").frames, first)
 
 
+def test_lists_mean_what_diffusers_means_by_them(pipe: NuwaXLPipeline) -> None:
+    """Steps per level, and one generator for the one video."""
+    lists = pipe("a red star", 7, [2, 1], generator=[seeded(4)], output_type="np").frames
+    assert np.array_equal(lists, pipe("a red star", 7, (2, 1), generator=seeded(4), output_type="np").frames)
+
+
 @pytest.mark.parametrize(
     ("prompts", "num_frames", "expected"),
     [
@@ -141,6 +147,25 @@ def test_given_frames_are_in_the_video(pipe: NuwaXLPipeline) -> None:
         ({"prompts": "a", "sampler": "plms"}, "sampler 'plms' is unknown"),
         ({"prompts": "a", "condition": "depth"}, "condition 'depth' is unknown"),
         ({"prompts": "a", "guidance_scale_last": float("nan")}, "guidance_last is nan"),
+        ({"prompts": None}, "prompts is None; give a string, or a list of them"),
+        ({"prompts": [None]}, "prompt 0 is None; give a string"),
+        ({"prompts": ["a", 3]}, "prompt 1 is 3; give a string"),
+        ({"prompts": "a", "num_frames": 2.5}, "num_frames is 2.5; .* a whole number"),
+        ({"prompts": "a", "num_frames": "9"}, "num_frames is '9'"),
+        ({"prompts": "a", "num_inference_steps": 2.5}, "steps is 2.5; .* whole"),
+        ({"prompts": "a", "num_inference_steps": "20"}, "steps is '20'; .* whole"),
+        ({"prompts": "a", "num_inference_steps": [2, 0]}, r"steps is \(2, 0\)"),
+        ({"prompts": "a", "guidance_scale": "4"}, "guidance is '4'; give a number"),
+        ({"prompts": "a", "batch_size": 2.5}, "batch is 2.5; .* whole"),
+        ({"prompts": "a", "fps": "8"}, "fps is '8'"),
+        ({"prompts": "a", "depth": 2.0}, "depth is 2.0; .* whole"),
+        ({"prompts": "a", "motion_score": float("nan")}, "motion_score is nan; give 0 or more"),
+        ({"prompts": "a", "motion_score": -1}, "motion_score is -1; give 0 or more"),
+        ({"prompts": "a", "generator": 3}, "generator is 3; give one torch.Generator"),
+        ({"prompts": "a", "generator": [torch.Generator()] * 2}, "generator is .*; give one torch.Generator"),
+        ({"prompts": "a", "given": {0: None}}, "given frame 0 is a NoneType; give a FixedFrame"),
+        ({"prompts": "a", "given": {"0": None}}, "given has a frame '0'; give whole numbers"),
+        ({"prompts": "a", "given": [None]}, "given is a list; give a mapping"),
         ({"prompts": "a", "given": {5: FixedFrame(torch.zeros(4, 8, 8), torch.zeros(3, 16, 16))}}, "given frame 5"),
         ({"prompts": "a", "given": {0: FixedFrame(torch.zeros(4, 9, 8), torch.zeros(3, 18, 16))}}, "given frame 0"),
     ],

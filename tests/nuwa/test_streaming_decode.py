@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from nuwa.generate.streaming_decode import StreamingDecode, chunk_starts, cross_fade, decode_frames
+from nuwa.generate.streaming_decode import StreamingDecode, decode_frames
 from nuwa.hierarchy import NuwaError
+from nuwa.models.vae_chunks import cross_fade
+from nuwa.models.vae_tiles import starts_of
 from tests.nuwa import stack
 from tests.nuwa.fake_sampler import FakeSampler
 
 
 def reference(latents: torch.Tensor, length: int, overlap: int) -> np.ndarray:
     """All chunks of (c n h w) decoded first, then faded and put side by side: (n H W 3)."""
-    decode, starts = FakeSampler().decode, chunk_starts(latents.shape[1], length, overlap)
+    decode, starts = FakeSampler().decode, starts_of(latents.shape[1], length, overlap)
     frames: dict[int, torch.Tensor] = {}
     for start in starts:
         video = decode(latents[None, :, start : start + length])[0]  # 3 l H W
@@ -64,7 +66,7 @@ def test_frames_come_as_soon_as_their_chunk_is_whole() -> None:
 def test_no_frame_is_decoded_more_often_than_chunks_overlap() -> None:
     fake = FakeSampler()
     list(decode_frames(fake.decode, torch.randn(2, 226, 2, 2), 16, 4))
-    assert fake.decoded_frames == 16 * len(chunk_starts(226, 16, 4))
+    assert fake.decoded_frames == 16 * len(starts_of(226, 16, 4))
     assert fake.decoded_frames / 226 < 16 / 12 + 0.1
 
 

@@ -57,6 +57,17 @@ def test_unets_that_cannot_be_inflated_are_refused(options: dict[str, object], n
         SpaceTimeUNet.from_unet(make_unet(**options))
 
 
+@torch.no_grad()
+def test_one_number_is_that_of_every_clip() -> None:
+    model, inputs = SpaceTimeUNet.from_unet(make_unet().double()), make_inputs()
+    for weight in model.clip_embedding.stride.parameters():
+        weight += 0.1
+    numbers = model(**(inputs | {"timestep": 7, "stride": 15}))
+    tensors = model(**(inputs | {"timestep": torch.tensor([7, 7]), "stride": torch.tensor([15.0, 15.0])}))
+    assert torch.equal(numbers, tensors)
+    assert not torch.allclose(numbers, model(**(inputs | {"timestep": 7, "stride": 1})))
+
+
 @pytest.mark.parametrize("levels", [-1, 3])
 def test_temporal_levels_that_do_not_exist_are_refused(levels: int) -> None:
     with pytest.raises(NuwaError, match="2 times"):
@@ -72,9 +83,13 @@ def test_temporal_levels_that_do_not_exist_are_refused(levels: int) -> None:
         ({"condition": torch.zeros(2, 4, 8, 4, 4)}, "condition of shape"),
         ({"condition": None}, "belong together"),
         ({"mask": torch.zeros(2, 1, 8, 1, 1)}, "mask of shape"),
+        ({"timestep": torch.tensor([1, 2, 3])}, r"timestep of shape \(3,\); give \(2,\)"),
+        ({"stride": 0}, "stride is 0; frames lie 1 or more"),
+        ({"stride": torch.tensor([1.0, -1.0])}, r"stride is \[1.0, -1.0\]"),
+        ({"stride": torch.ones(3)}, "stride of shape"),
     ],
 )
-def test_inputs_that_do_not_fit_are_refused(change: dict[str, torch.Tensor | None], named: str) -> None:
+def test_inputs_that_do_not_fit_are_refused(change: dict[str, torch.Tensor | float | None], named: str) -> None:
     with pytest.raises(NuwaError, match=named):
         SpaceTimeUNet.from_unet(make_unet().double())(**(make_inputs() | change))
 
