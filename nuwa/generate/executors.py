@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from nuwa.generate.windows import WindowResult, WindowSampler, WindowTask
+from nuwa.generate.windows import FixedFrame, WindowResult, WindowSampler, WindowTask
 from nuwa.hierarchy import NuwaError, Window
 
 
@@ -29,6 +29,9 @@ class Executor(Protocol):
     def collect(self) -> list[tuple[Window, WindowResult]]:
         """The windows of at least one submitted batch; blocks until one is done."""
 
+    def withdraw(self) -> list[Window]:
+        """Drop the batches that have not begun, and tell their windows; only what runs is still to be collected."""
+
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Scaled latents (b c l h w) to video (b 3 l H W) in [−1, 1], on the CPU."""
 
@@ -37,7 +40,10 @@ class Executor(Protocol):
 
 
 class LocalExecutor:
-    """One device of this process: a batch runs when it is collected."""
+    """One device of this process: a batch runs when it is collected.
+
+    NuwaError when a batch, or a chunk of the final video, does not fit into the memory of the device.
+    """
 
     in_flight = 1
 
@@ -57,14 +63,30 @@ class LocalExecutor:
         try:
             results = self.sampler.sample(tasks, pixels)
         except torch.OutOfMemoryError as error:
-            raise NuwaError(
-                f"a batch of {self.batch} windows does not fit into the memory of {self.sampler.pipe.device}; "
-                "give a smaller batch"
-            ) from error
+            raise self._does_not_fit(f"a batch of {self.batch} windows", "give a smaller batch") from error
         return [(task.window, result) for task, result in zip(tasks, results, strict=True)]
 
+    def withdraw(self) -> list[Window]:
+        dropped = [task.window for tasks, _ in self._submitted for task in tasks]
+        self._submitted.clear()
+        return dropped
+
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        return self.sampler.decode(latents).float().cpu()
+        try:
+            return self.sampler.decode(latents).float().cpu()
+        except torch.OutOfMemoryError as error:
+            frames = latents.shape[0] * latents.shape[2]
+            remedy = "give a smaller batch or fewer workers on it, or end what else runs there"
+            raise self._does_not_fit(f"decoding {frames} frames", remedy) from error
 
     def close(self) -> None:
         self._submitted.clear()
+
+    def _does_not_fit(self, what: str, remedy: str) -> NuwaError:
+        return NuwaError(f"{what} does not fit into the memory of {self.sampler.pipe.device}; {remedy}")
+
+
+def alone(task: WindowTask) -> WindowTask:
+    """The task with frames that are no slices of something larger: a slice would travel with all of it."""
+    given = {n: FixedFrame(frame.latent.clone(), frame.pixels.clone()) for n, frame in task.given.items()}
+    return WindowTask(task.window, task.prompts, given)

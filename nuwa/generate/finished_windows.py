@@ -23,6 +23,9 @@ _IDENTITY = "identity.json"
 class FinishedWindows:
     """The finished windows of one video in `folder`, which is made when it is not there.
 
+    One process at a time may use the folder: drafts in it, left by writers that were killed, are removed. A job holds a
+    lock on it; without a job the caller sees to that.
+
     identity: text that fixes the video; NuwaError when the folder holds windows of another one, with the names of what
         differs where the text is a JSON object
     """
@@ -32,6 +35,7 @@ class FinishedWindows:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._check_identity(identity)
+            self._remove_drafts()
         except OSError as error:
             raise self._cannot_write(error) from error
 
@@ -84,6 +88,10 @@ class FinishedWindows:
                 os.fsync(file.fileno())
             draft.replace(path)
         finally:
+            draft.unlink(missing_ok=True)
+
+    def _remove_drafts(self) -> None:
+        for draft in self.folder.glob("_[0-9]*_*"):
             draft.unlink(missing_ok=True)
 
     def _check_identity(self, identity: str) -> None:

@@ -169,7 +169,9 @@ class _Recursion:
                     self._collect()
                 self._fill()  # so that workers have work while the caller uses these
                 yield self._frames_of(leaf)
-        except GeneratorExit:  # the caller has enough: what is nearly done is not lost, and no result stays behind
+        except GeneratorExit:  # the caller has enough: what runs is not lost, and no result stays behind
+            for window in self.executor.withdraw():
+                del self.running[window]
             while self.running:
                 self._collect()
             raise

@@ -8,8 +8,10 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from diffusers.utils import logging
@@ -23,7 +25,7 @@ from nuwa.hierarchy import NuwaError
 T = TypeVar("T")
 
 _READS = 5
-"""Times a folder is read that keeps being replaced meanwhile."""
+"""Times a folder is read that keeps changing meanwhile."""
 
 
 def save_pipeline(pipe: NuwaXLPipeline, folder: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -51,34 +53,89 @@ def save_pipeline(pipe: NuwaXLPipeline, folder: str | Path, dtype: torch.dtype |
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def load_pipeline(folder: str | Path) -> NuwaXLPipeline:
+def load_pipeline(folder: str | Path, *, weights_sha256: str | None = None) -> NuwaXLPipeline:
     """Read a pipeline folder into float32 weights on the CPU, in evaluation mode.
 
-    A folder that is replaced meanwhile is read again, so that its parts belong together.
+    A folder that changes meanwhile is read again, so that its parts belong together. `weights_sha256` is what
+    `weights_fingerprint` said of the folder earlier: these weights, or none.
     Raises NuwaError, one line naming the file, when something is missing, cut short or does not fit.
     """
     folder = Path(folder)
-    pipe = _in_one_state(folder, lambda: _read(folder))
+    pipe, found = _in_one_state(
+        folder, lambda: (_read(folder), None if weights_sha256 is None else _fingerprint(folder))
+    )
+    if found != weights_sha256:
+        raise NuwaError(
+            f"the pipeline at {folder} has changed since this video was begun; put the one there that it was begun "
+            "with to go on, or give another --output to begin again with the new one"
+        )
     for module in pipe.components.values():
         if isinstance(module, nn.Module):
             module.eval().requires_grad_(False)
     return pipe
 
 
+@dataclass(frozen=True)
+class StoredPipeline:
+    """What a pipeline folder says of itself without loading its weights; the sizes are those of `NuwaXLPipeline`."""
+
+    folder: Path
+    weights_sha256: str
+    window_length: int
+    train_fps: float
+    height: int
+    width: int
+
+
+def stored_pipeline(folder: str | Path) -> StoredPipeline:
+    """The sizes and the fingerprint of a pipeline folder, of one state of it.
+
+    Raises NuwaError when there is none or its index is damaged; whether the weights fit shows when they are loaded.
+    """
+    folder = Path(folder)
+    return _in_one_state(folder, lambda: StoredPipeline(folder, _fingerprint(folder), **_sizes(folder / INDEX)))
+
+
 def weights_fingerprint(folder: str | Path) -> str:
-    """SHA-256 over names and bytes of the weights and configurations of a pipeline folder.
+    """SHA-256 over names and bytes of the weights and configurations of a pipeline folder, of one state of it.
 
     Files of the tokenizer are left out: transformers writes its last call into them, and the vocabulary goes with
     the text encoder.
     """
-    folder, digest = Path(folder), hashlib.sha256()
+    folder = Path(folder)
+    return _in_one_state(folder, lambda: _fingerprint(folder))
+
+
+def _fingerprint(folder: Path) -> str:
+    digest = hashlib.sha256()
     for name in sorted(components(folder)):
         weights = (folder / name).rglob("*.safetensors")
         for path in sorted([*weights, *(folder / name).glob("*config.json")]):
             if path.name != "tokenizer_config.json":
                 digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
-                digest.update(hashlib.sha256(path.read_bytes()).digest())
+                digest.update(_file_digest(path))
     return digest.hexdigest()
+
+
+def _file_digest(path: Path) -> bytes:
+    """SHA-256 of a file of any size, a piece of it in memory at a time."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise NuwaError(
+            f"{path} cannot be read ({error.strerror or error}); copy or train this pipeline again"
+        ) from error
+
+
+def _sizes(index: Path) -> dict[str, Any]:
+    """The numbers in the index of a pipeline folder; those it lacks are the defaults of the pipeline."""
+    entries, known = read_json(index), signature(NuwaXLPipeline.__init__).parameters
+    sizes = {name: entries.get(name, known[name].default) for name in ("window_length", "train_fps", "height", "width")}
+    for name, size in sizes.items():
+        if not isinstance(size, int | float if name == "train_fps" else int) or size <= 0:
+            raise NuwaError(f"{index}: {name} is {size!r}, which is no size; copy or train this pipeline again")
+    return sizes
 
 
 def _read(folder: Path) -> NuwaXLPipeline:
@@ -91,30 +148,41 @@ def _read(folder: Path) -> NuwaXLPipeline:
 
 
 def _in_one_state(folder: Path, read: Callable[[], T]) -> T:
-    """What `read` returns, from one state of `folder`: read again where the folder was replaced meanwhile."""
-    for _ in range(_READS - 1):
+    """What `read` returns, from one state of `folder`: read again where it changed meanwhile."""
+    problem = NuwaError(
+        f"the pipeline at {folder} changed {_READS} times while it was read; give the same command again when it stays"
+    )
+    for _ in range(_READS):
         before = _state(folder)
         try:
             result = read()
-        except NuwaError:
-            if before == _state(folder) and before is not None:
+        except NuwaError as error:
+            if before == _state(folder) and (before or not _is_being_replaced(folder)):
                 raise
+            problem = error
         else:
             if before == _state(folder):
                 return result
-        if before is None and not _is_being_replaced(folder):
-            break
         time.sleep(0.05)
-    return read()
+    raise problem
 
 
-def _state(folder: Path) -> tuple[int, int] | None:
-    """Tells one folder of this name from the next."""
+def _state(folder: Path) -> list[tuple[Path, int, int, int, int]]:
+    """Tells one state of the folder from the next, also where single files are written anew; empty without a folder."""
     try:
-        stat = folder.stat()
-    except FileNotFoundError:
+        paths = [folder, *sorted(folder.glob("*")), *sorted(folder.glob("*/*"))]
+    except FileNotFoundError:  # a folder that is going while it is listed
+        return []
+    return [(path, *stamp) for path in paths if (stamp := _stamp(path))]
+
+
+def _stamp(path: Path) -> tuple[int, int, int, int] | None:
+    """Which file is there, its size and the time it was last written."""
+    try:
+        stat = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    return stat.st_dev, stat.st_ino
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _is_being_replaced(folder: Path) -> bool:

@@ -20,10 +20,10 @@ from typing import Any, NoReturn
 
 import torch
 
-from nuwa.generate.executors import LocalExecutor
+from nuwa.generate.executors import LocalExecutor, alone
 from nuwa.generate.pipeline import pick_device
 from nuwa.generate.pipeline_folder import load_pipeline, weights_fingerprint
-from nuwa.generate.windows import FixedFrame, Sampling, WindowResult, WindowSampler, WindowTask
+from nuwa.generate.windows import Sampling, WindowResult, WindowSampler, WindowTask
 from nuwa.generate.worker_share import worker_device, worker_share
 from nuwa.hierarchy import NuwaError, Window
 
@@ -48,9 +48,10 @@ START_S = 600.0
 class _Worker:
     """What an actor does. It decodes chunks of the final video beside the windows, not in line behind them."""
 
-    def load(self, model: str, sampling: Sampling, device: str) -> int:
-        """Read the weights; tells the process."""
-        self.executor = LocalExecutor(WindowSampler(load_pipeline(model).to(pick_device(device)), sampling))
+    def load(self, model: str, weights_sha256: str, sampling: Sampling, device: str) -> int:
+        """Read the weights, no others than those; tells the process."""
+        pipe = load_pipeline(model, weights_sha256=weights_sha256).to(pick_device(device))
+        self.executor = LocalExecutor(WindowSampler(pipe, sampling))
         return os.getpid()
 
     def sample(self, tasks: Sequence[WindowTask], pixels: bool) -> list[tuple[Window, WindowResult]]:
@@ -85,9 +86,11 @@ class RayExecutor:
 
     address: cluster to join; without it RAY_ADDRESS, and without that a cluster of this machine, ended by `close`
     device: of the workers; auto is cuda where the cluster has GPUs. Several workers may share a GPU.
+    weights_sha256: of the folder as `weights_fingerprint` told it when the video was begun; default: as it is now
 
     The folder must be there under the same name on every node that may run a worker. Raises NuwaError when it is not,
-    when the cluster cannot be reached, when no worker starts, and when a batch was lost with its worker too often.
+    or holds other weights when a worker loads it, when the cluster cannot be reached, when no worker starts, and when a
+    batch was lost with its worker too often.
     """
 
     def __init__(
@@ -98,10 +101,12 @@ class RayExecutor:
         *,
         address: str | None = None,
         device: str = "auto",
+        weights_sha256: str | None = None,
     ) -> None:
         if workers < 1:
             raise NuwaError(f"{workers} workers make no video; give at least 1")
         self._model, self._sampling, self._workers = str(Path(model).absolute()), sampling, workers
+        self._weights = weights_sha256 or weights_fingerprint(model)
         self._mine = _connect(address)
         self._lock = threading.RLock()  # decoding happens in threads of its own
         self._live: list[_Live] = []
@@ -110,10 +115,11 @@ class RayExecutor:
         self._waiting: deque[_Batch] = deque()
         self._turns, self._failed_starts = itertools.count(), 0
         try:
-            nodes = [node["Resources"] for node in _nodes()]
-            self._device = worker_device(device, nodes)
-            self._share = worker_share(nodes, workers, self._device)
-            check_nodes(self._model, self._device)
+            nodes = [node for node in ray.nodes() if node["Alive"]]
+            offers = [node["Resources"] for node in nodes]
+            self._device = worker_device(device, offers)
+            self._share = worker_share(offers, workers, self._device)
+            check_nodes(nodes, self._model, self._weights, self._device)
             for _ in range(workers):
                 self._start()
         except BaseException:
@@ -135,19 +141,28 @@ class RayExecutor:
 
     def submit(self, tasks: Sequence[WindowTask], pixels: bool) -> None:
         with self._lock:
-            self._waiting.append(_Batch(tuple(_alone(task) for task in tasks), pixels))
+            self._waiting.append(_Batch(tuple(alone(task) for task in tasks), pixels))
             self._hand_out()
 
     def collect(self) -> list[tuple[Window, WindowResult]]:
         while True:
-            ref = self._next_done()
+            ref = self._ready([*self._running, *self._starting])
             with self._lock:
                 if ref in self._starting:
                     self._welcome(ref)
-                elif ref in self._running:
-                    done = self._finish(ref)
-                    if done:
-                        return done
+                elif ref in self._running and (done := self._finish(ref)):
+                    return done
+
+    def withdraw(self) -> list[Window]:
+        with self._lock:
+            dropped = list(self._waiting)
+            self._waiting.clear()
+            for ref in self._queued():
+                worker, batch = self._running.pop(ref)
+                worker.batches -= 1
+                ray.cancel(ref)
+                dropped.append(batch)
+        return [task.window for batch in dropped for task in batch.tasks]
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         for _ in range(TRIES):
@@ -173,11 +188,10 @@ class RayExecutor:
     def _start(self) -> None:
         options = {"max_restarts": 0, "concurrency_groups": {"decode": 1}, **self._share}
         actor = ray.remote(**options)(_Worker).remote()
-        self._starting[actor.load.remote(self._model, self._sampling, self._device)] = actor
+        self._starting[actor.load.remote(self._model, self._weights, self._sampling, self._device)] = actor
 
-    def _next_done(self) -> Any:
-        """A reference that is ready; NuwaError when no worker comes up."""
-        refs = [*self._running, *self._starting]
+    def _ready(self, refs: list[Any]) -> Any:
+        """One of `refs` that is ready; NuwaError when no worker comes up."""
         assert refs, "nothing was submitted"
         ready, _ = ray.wait(refs, num_returns=1, timeout=None if self._live else START_S)
         if not ready:
@@ -226,6 +240,12 @@ class RayExecutor:
         finally:
             self._hand_out()
 
+    def _queued(self) -> list[Any]:
+        """References to the batches that wait behind the one their worker runs."""
+        running, first = list(self._running), dict[_Live, Any]()  # in the order they were handed out
+        done = ray.wait(running, num_returns=len(running), timeout=0, fetch_local=False)[0] if running else []
+        return [ref for ref in running if ref not in done and first.setdefault(self._running[ref][0], ref) is not ref]
+
     def _replace(self, worker: _Live) -> None:
         """Start another worker in the place of a lost one, which several of its calls may tell of."""
         if worker in self._live:
@@ -247,20 +267,11 @@ class RayExecutor:
         """Workers in turn; waits for one to come up when there is none."""
         with self._lock:
             while not self._live:
-                ready, _ = ray.wait(list(self._starting), num_returns=1, timeout=START_S)
-                if not ready:
-                    raise NuwaError(f"no worker could start within {START_S:g} s; the cluster has free: {_free()}")
-                self._welcome(ready[0])
+                self._welcome(self._ready(list(self._starting)))
             return self._live[next(self._turns) % len(self._live)]
 
 
 _MEMORY = "often memory is short: give a smaller batch or fewer workers. What is finished is kept"
-
-
-def _alone(task: WindowTask) -> WindowTask:
-    """The task with frames that are no slices of something larger: a slice would travel with all of it."""
-    given = {n: FixedFrame(frame.latent.clone(), frame.pixels.clone()) for n, frame in task.given.items()}
-    return WindowTask(task.window, task.prompts, given)
 
 
 def _connect(address: str | None) -> bool:
@@ -290,21 +301,17 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
 
 
-def _nodes() -> list[dict[str, Any]]:
-    return [node for node in ray.nodes() if node["Alive"]]
-
-
 def _free() -> str:
     free = ray.available_resources()
     return ", ".join(f"{free.get(name, 0):g} {name}" for name in ("CPU", "GPU"))
 
 
-def check_nodes(model: str, device: str) -> None:
-    """Raise NuwaError unless every node that may run a worker has the same pipeline folder `model`."""
-    nodes = [node for node in _nodes() if node["Resources"].get("GPU" if device == "cuda" else "CPU", 0) > 0]
+def check_nodes(nodes: Sequence[dict[str, Any]], model: str, weights_sha256: str, device: str) -> None:
+    """Raise NuwaError unless all of `nodes` that may run a worker have the folder `model` with these weights."""
+    nodes = [node for node in nodes if node["Resources"].get("GPU" if device == "cuda" else "CPU", 0) > 0]
     if len(nodes) == 1:
         return  # the worker itself says what is wrong
-    here, seen = weights_fingerprint(model), {}
+    seen = {}
     for node in nodes:
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         seen[node["NodeManagerAddress"]] = _fingerprint.options(scheduling_strategy=there).remote(model)
@@ -313,7 +320,7 @@ def check_nodes(model: str, device: str) -> None:
             found = ray.get(answer)
         except RayTaskError as error:
             _raise_ours(error)
-        if found != here:
+        if found != weights_sha256:
             what = "has no" if found is None else "has other weights in the"
             raise NuwaError(
                 f"node {address} {what} pipeline folder {model}; copy it there under the same name, or put it on a "

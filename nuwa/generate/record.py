@@ -14,8 +14,8 @@ import torch
 
 from nuwa.generate.config import GenerateConfig, command_line, work_folder
 from nuwa.generate.given_frames import GivenClip
-from nuwa.generate.pipeline import NuwaXLPipeline
-from nuwa.generate.pipeline_folder import weights_fingerprint
+from nuwa.generate.pipeline import pick_device
+from nuwa.generate.pipeline_folder import StoredPipeline
 from nuwa.generate.story import Story, spans
 from nuwa.generate.video_files import SUFFIXES, format_of
 from nuwa.generate.windows import Sampling
@@ -43,25 +43,25 @@ PACKAGES = ("nuwa-xl", "torch", "diffusers", "transformers", "numpy", "av")
 def describe(
     config: GenerateConfig,
     story: Story,
-    pipe: NuwaXLPipeline,
+    stored: StoredPipeline,
     sampling: Sampling,
     prompts: Sequence[Sequence[str]],
     clips: Sequence[GivenClip],
 ) -> Record:
-    """The record of one video made by `pipe`, read from `config.model`, with one list of prompts per level."""
-    length, frames, depth = pipe.config.window_length, len(prompts[-1]), len(prompts)
+    """The record of one video made by the pipeline at `config.model`, with one list of prompts per level."""
+    length, frames, depth = stored.window_length, len(prompts[-1]), len(prompts)
     return {
         "command": command_line(config),
         "folder": str(Path.cwd()),  # where the command was given: its paths start there
         "model": str(config.model),
-        "weights_sha256": weights_fingerprint(config.model),
+        "weights_sha256": stored.weights_sha256,
         "story": asdict(story),
         "num_frames": frames,
         "fps": sampling.fps,
         "depth": depth,
         "window_length": length,
-        "height": pipe.config.height,
-        "width": pipe.config.width,
+        "height": stored.height,
+        "width": stored.width,
         "upscale": config.upscale,
         "format": format_of(config.output),
         "sampling": asdict(sampling),
@@ -74,7 +74,7 @@ def describe(
         "level_spans": [[[span.prompt, span.first, span.last] for span in spans(level)] for level in prompts],
         "prompts": list(prompts[-1]),
         "given": [clip.describe() for clip in clips],
-        "device": _device(pipe.device),
+        "device": _device(torch.device(pick_device(config.device))),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
 

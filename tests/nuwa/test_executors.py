@@ -47,3 +47,27 @@ def test_memory_that_does_not_suffice_is_one_line() -> None:
     executor.submit(TASKS, pixels=False)
     with pytest.raises(NuwaError, match="batch of 8 windows does not fit into the memory of cuda:0; give a smaller"):
         executor.collect()
+
+
+def test_memory_that_does_not_suffice_to_decode_is_one_line() -> None:
+    class Full(FakeSampler):
+        pipe = torch.nn.Identity()
+
+        def decode(self, latents):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    Full.pipe.device = torch.device("cuda", 0)
+    with pytest.raises(NuwaError, match="decoding 16 frames does not fit into the memory of cuda:0; give") as caught:
+        LocalExecutor(Full()).decode(torch.zeros(1, 4, 16, 8, 8))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_has_not_begun_is_withdrawn() -> None:
+    executor = LocalExecutor(FakeSampler(batch=2))
+    assert executor.withdraw() == []
+    executor.submit(TASKS[:2], pixels=False)
+    executor.submit(TASKS[2:], pixels=False)
+    executor.collect()
+    assert executor.withdraw() == [task.window for task in TASKS[2:]]
+    assert executor.withdraw() == []
+    assert len(executor.sampler.batches) == 1

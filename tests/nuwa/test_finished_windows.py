@@ -71,10 +71,18 @@ def test_a_file_that_goes_while_it_is_needed_is_told(keep: FinishedWindows) -> N
         keep.read(WINDOWS[0])
 
 
-def test_leftovers_of_a_killed_writer_are_not_windows(keep: FinishedWindows) -> None:
+def test_leftovers_of_a_killed_writer_are_no_windows_and_go(keep: FinishedWindows) -> None:
     whole = file_of(keep, WINDOWS[0])
-    shutil.copy(whole, whole.with_name(f"_123_{file_of(keep, WINDOWS[2]).name}"))
+    drafts = [whole.with_name(f"_123_{name}") for name in (file_of(keep, WINDOWS[2]).name, "identity.json")]
+    for draft in drafts:
+        shutil.copy(whole, draft)
     assert FinishedWindows(keep.folder, IDENTITY).windows(WINDOWS) == set(WINDOWS[:2])
+    assert not any(draft.exists() for draft in drafts)
+    other = json.dumps({"weights": "another"})
+    shutil.copy(whole, drafts[0])
+    with pytest.raises(NuwaError, match="another video"):
+        FinishedWindows(keep.folder, other)
+    assert drafts[0].exists()  # not ours to remove
 
 
 def test_windows_of_another_video_are_refused_with_what_differs(keep: FinishedWindows) -> None:

@@ -277,6 +277,17 @@ def test_who_stops_reading_loses_nothing_that_was_running(tmp_path: Path) -> Non
     assert torch.equal(latents, generate_latents(frame_plan(PROMPTS[:20], LENGTH), local()))
 
 
+def test_who_stops_reading_waits_for_no_batch_that_has_not_begun() -> None:
+    """On one device a batch runs when it is collected: at the end of a full disk there is none to wait for."""
+    executor = local(batch=1)
+    with closing(generate_frames(frame_plan(PROMPTS, LENGTH), executor)) as frames:
+        next(frames)
+        began = len(executor.sampler.batches)
+        assert executor._submitted
+    assert len(executor.sampler.batches) == began
+    assert not executor._submitted
+
+
 # Progress
 
 

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import torch
 from ray.exceptions import RayTaskError
 
 from nuwa.generate import ray_windows
-from nuwa.generate.executors import LocalExecutor
+from nuwa.generate.executors import LocalExecutor, alone
 from nuwa.generate.finished_windows import FinishedWindows
 from nuwa.generate.long_video import Progress, frame_plan, generate_frames, generate_latents
 from nuwa.generate.pipeline_folder import load_pipeline, save_pipeline
@@ -97,6 +98,52 @@ def test_the_killed_worker_of_a_decode_is_replaced(cluster: None, model: Path, l
 
 
 @pytest.mark.ray
+def test_a_worker_takes_no_other_weights_than_the_video_was_begun_with(
+    cluster: None, model: Path, local: LocalExecutor, tmp_path: Path
+) -> None:
+    """Training puts another model there, then a worker is lost: the next one says so. Put back, the video goes on."""
+    folder, begun_with = tmp_path / "model", tmp_path / "begun with"
+    shutil.copytree(model, folder)
+    with closing(RayExecutor(folder, SAMPLING, 1)) as executor:
+
+        def replace(progress: Progress) -> None:
+            if progress.windows_done == 4:
+                folder.rename(begun_with)
+                save_pipeline(stack.build(seed=1), folder)
+                os.kill(executor.pids[0], signal.SIGKILL)
+
+        with pytest.raises(NuwaError, match="has changed since this video was begun; put the one there") as caught:
+            generate_latents(PLAN, executor, keep=FinishedWindows(tmp_path / "windows", ""), on_progress=replace)
+    assert "\n" not in str(caught.value)
+    shutil.rmtree(folder)
+    begun_with.rename(folder)
+    keep = FinishedWindows(tmp_path / "windows", "")
+    assert keep.windows([window for level in PLAN.levels for window in level])
+    with closing(RayExecutor(folder, SAMPLING, 1)) as executor:
+        assert torch.equal(generate_latents(PLAN, executor, keep=keep), generate_latents(PLAN, local))
+
+
+@pytest.mark.ray
+def test_batches_that_wait_behind_another_are_taken_back(cluster: None, model: Path) -> None:
+    """Only what runs is still to be collected, and the executor serves what is submitted next."""
+    slow = Sampling(steps=40, batch=1)
+    tasks = [WindowTask(Window(0, n, 0, 4), ("a star",) * 5) for n in range(4)]
+    alone_there = LocalExecutor(WindowSampler(load_pipeline(model), slow))
+    with closing(RayExecutor(model, slow, 1)) as executor:
+        executor.decode(torch.zeros(1, 4, 5, 8, 8))  # now the worker is up
+        for task in tasks:
+            executor.submit([task], pixels=False)
+        assert sorted(executor.withdraw()) == [task.window for task in tasks[1:]]
+        assert [window for window, _ in executor.collect()] == [tasks[0].window]
+        executor.submit([tasks[2]], pixels=False)
+        alone_there.submit([tasks[2]], pixels=False)
+        (window, found), (_, expected) = *executor.collect(), *alone_there.collect()
+        assert window == tasks[2].window
+        assert torch.equal(found.latents, expected.latents)
+        assert executor.withdraw() == []
+
+
+@pytest.mark.ray
 @pytest.mark.slow  # three workers load the model and are lost
 def test_a_batch_that_kills_every_worker_ends_in_one_line(
     cluster: None, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -104,7 +151,7 @@ def test_a_batch_that_kills_every_worker_ends_in_one_line(
     """What is finished stays, so that a smaller batch can go on."""
     keep = FinishedWindows(tmp_path, "")
     with closing(RayExecutor(model, SAMPLING, 1)) as executor:
-        monkeypatch.setattr(ray_windows, "_alone", lambda task: _deadly(task) if task.window.level == 2 else task)
+        monkeypatch.setattr(ray_windows, "alone", lambda task: _deadly(task) if task.window.level == 2 else task)
         with pytest.raises(NuwaError, match=r"windows 0 to 1 of level 2 were lost 3 times with their worker") as caught:
             generate_latents(PLAN, executor, keep=keep)
     assert "\n" not in str(caught.value)
@@ -126,14 +173,14 @@ def test_a_slice_of_a_long_clip_travels_alone() -> None:
     clip = torch.zeros(4, 1000, 8, 8), torch.zeros(3, 1000, 16, 16)
     task = WindowTask(Window(1, 0, 0, 1), ("a star",) * 5, {0: FixedFrame(clip[0][:, 7], clip[1][:, 7])})
     assert len(pickle.dumps(task)) > 1_000_000
-    assert len(pickle.dumps(ray_windows._alone(task))) < 10_000
+    assert len(pickle.dumps(alone(task))) < 10_000
 
 
 @pytest.mark.ray
 def test_what_is_wrong_with_the_model_is_said_as_in_one_process(cluster: None, tmp_path: Path) -> None:
     with (
-        closing(RayExecutor(tmp_path / "nowhere", SAMPLING, 2)) as executor,
         pytest.raises(NuwaError, match=r"there is no pipeline folder .*nowhere") as caught,
+        closing(RayExecutor(tmp_path / "nowhere", SAMPLING, 2, weights_sha256="0")) as executor,
     ):
         generate_latents(PLAN, executor)
     assert "\n" not in str(caught.value)
