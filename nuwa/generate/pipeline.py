@@ -307,7 +307,7 @@ def _check_numbers_of(given: Mapping[int, FixedFrame] | None) -> None:
             raise NuwaError(f"given has a frame {number!r}; give whole numbers, each with its FixedFrame")
 
 
-def _check_classes(vae: object, denoiser_global: object, denoiser_local: object, text_encoder: object) -> None:
+def _check_classes(vae: Any, denoiser_global: Any, denoiser_local: Any, text_encoder: Any) -> None:
     """Raise NuwaError for networks of other kinds."""
     needed = (
         ("vae", vae, TemporalVAE),
