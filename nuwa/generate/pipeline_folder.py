@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from diffusers.utils import logging
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -33,24 +34,35 @@ def save_pipeline(pipe: NuwaXLPipeline, folder: str | Path, dtype: torch.dtype |
 
     `dtype` is the type of the weights on disk; the pipeline in memory keeps its own. Where the file system can
     exchange two folders, `folder` is there at every moment; readers come by either the old or the new one.
+    Raises NuwaError when there is no room; `folder` is then as it was.
     """
     folder = Path(folder)
     if folder.exists() and not (folder / INDEX).is_file() and (_is_filled(folder)):
         raise NuwaError(f"{folder} exists and is no pipeline folder; name a new folder, or remove this one")
     folder = folder.resolve() if folder.is_symlink() else folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = folder.parent / f"_{folder.name}.new-{os.getpid()}"
     shutil.rmtree(fresh, ignore_errors=True)
     try:
-        pipe.save_pretrained(fresh)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _save_parts(pipe, fresh)
         _forget_origin(fresh)
         if dtype is not None:
             _cast_weights(fresh, dtype)
         _put_in_place(fresh, folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise NuwaError(f"pipeline folder {folder} cannot be written ({error}); make room or name another") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _save_parts(pipe: NuwaXLPipeline, folder: Path) -> None:
+    """Every component in a folder of its own."""
+    try:
+        pipe.save_pretrained(folder)
+    except Exception as error:  # the tokenizer has no class of its own for a file it cannot write
+        if type(error) is not Exception:
+            raise
+        raise OSError(str(error)) from error
 
 
 def load_pipeline(folder: str | Path, *, weights_sha256: str | None = None) -> NuwaXLPipeline:

@@ -17,7 +17,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from nuwa.train.config import TrainError, step_name
+from nuwa.train.config import TrainError
+from nuwa.train.run_folder import step_name, steps_in
 
 Tensors = dict[str, torch.Tensor]
 PARTS = ("weights", "ema", "optimizer", "rng")
@@ -40,9 +41,31 @@ class DamagedCheckpointError(TrainError):
 
 
 def save_checkpoint(checkpoint: Checkpoint, root: Path, keep: int) -> Path:
-    """Write a checkpoint below `root`, atomically, and remove all but the newest `keep`."""
+    """Write a checkpoint below `root`, atomically, and remove all but the newest `keep`.
+
+    Raises TrainError when it cannot be written; the earlier ones are then all there.
+    """
     folder = root / step_name(checkpoint.step)
     draft = root / f"_{folder.name}.{os.getpid()}"
+    try:
+        _write(checkpoint, draft)
+        if folder.exists():
+            shutil.rmtree(folder)
+        draft.rename(folder)
+        _flush(root)
+    except (OSError, SafetensorError) as error:
+        raise TrainError(
+            f"checkpoint {folder} cannot be written ({error}); make room and give the same command again"
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    for old in steps_in(root)[:-keep]:
+        shutil.rmtree(root / step_name(old), ignore_errors=True)
+    return folder
+
+
+def _write(checkpoint: Checkpoint, draft: Path) -> None:
+    """All files of a checkpoint, on the disk when this returns."""
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     for part in PARTS:
@@ -53,13 +76,6 @@ def save_checkpoint(checkpoint: Checkpoint, root: Path, keep: int) -> Path:
     (draft / "state.json").write_text(json.dumps(state, indent=2) + "\n", "utf-8")
     for path in draft.iterdir():
         _flush(path)
-    if folder.exists():
-        shutil.rmtree(folder)
-    draft.rename(folder)
-    _flush(root)
-    for old in steps_in(root)[:-keep]:
-        shutil.rmtree(root / step_name(old))
-    return folder
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -93,11 +109,6 @@ def load_newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
     if problems:
         raise TrainError(f"no checkpoint below {root} can be read ({problems[0]}); remove that folder to start anew")
     return None, problems
-
-
-def steps_in(root: Path) -> list[int]:
-    """Steps of the checkpoints below `root`, ascending; unfinished ones (`_…`) do not count."""
-    return sorted(int(path.name.removeprefix("step-")) for path in root.glob("step-*") if path.is_dir())
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> Tensors:

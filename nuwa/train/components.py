@@ -71,7 +71,7 @@ def build_pipeline(config: TrainConfig, run: Run) -> NuwaXLPipeline:
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         scheduler=new_scheduler(config.prediction_type),
-        window_length=config.length,
+        window_length=config.window_length,
         train_fps=run.train_fps,
         height=run.height,
         width=run.width,

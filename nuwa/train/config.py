@@ -2,16 +2,18 @@
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, get_args, get_origin, get_type_hints
 
-from nuwa.hierarchy import NuwaError
+from nuwa.hierarchy import NuwaError, strides
 
 STAGES = ("image-vae", "image", "vae", "mtd")
 PLANNED = ("stunet", "ssr")
 AUTOENCODER_STAGES = ("image-vae", "vae")
-PRESETS = ("toy", "base", "large")
+IMAGE_STAGES = ("image-vae", "image")
+DEFAULT_LENGTH = 16
 VaeTrains = Literal["temporal", "decoder", "temporal+decoder", "all"]
 
 DEMO_TEXT_ENCODER = Path(__file__).parents[2] / "demo" / "weights" / "coca"
@@ -43,8 +45,8 @@ class TrainConfig:
     """open_clip model folder whose text tower encodes prompts; used without --init only."""
     levels: Literal["global", "local", "all"] = "all"
     """mtd: which network to train; all trains one network shared by all levels."""
-    length: int = 16
-    """Frames of one window, L."""
+    length: int | None = None
+    """Frames of one window, L; default that of --init, 16 without. Image stages keep that of --init."""
     depth: int = 2
     """Levels, the global one included; strides are (L−1)^(depth−1) … L−1, 1."""
     hop: int = 1
@@ -52,7 +54,8 @@ class TrainConfig:
     steps: int | None = None
     """Optimiser steps; default by stage."""
     batch: int | None = None
-    """Windows (frames for image-vae and image) per step and worker; default by stage."""
+    """Windows (frames for image-vae and image) per step, shared by all workers equally; default by stage. So any
+    number of workers learns from the same windows and noise, but for rounding and the adaptive adversarial weight."""
     lr: float | None = None
     """Peak learning rate; default by stage."""
     warmup: int = 100
@@ -124,6 +127,11 @@ class TrainConfig:
     engine: Literal["ray", "local"] = "ray"
     """local runs the same loop in this process, without Ray."""
 
+    @property
+    def window_length(self) -> int:
+        """Frames of one window, L."""
+        return DEFAULT_LENGTH if self.length is None else self.length
+
 
 DEFAULTS: dict[str, tuple[int, int, float]] = {
     "image-vae": (3000, 32, 1e-3),
@@ -141,19 +149,71 @@ def resolve(config: TrainConfig) -> TrainConfig:
     if config.stage not in STAGES:
         raise TrainError(f"there is no stage {config.stage!r}; choose one of {', '.join(STAGES)}")
     steps, batch, lr = DEFAULTS[config.stage]
+    _check_choices(config)
     config = dataclasses.replace(
         config,
+        length=_length(config),
         steps=steps if config.steps is None else config.steps,
         batch=batch if config.batch is None else config.batch,
         lr=lr if config.lr is None else config.lr,
     )
     _check_ranges(config)
-    _check_autoencoder(config)
+    _check_effects(config)
+    _check_adversary(config)
+    _check_workers(config)
+    strides(config.window_length, config.depth)  # raises NuwaError for a length or depth that cannot be
     return config
 
 
+def batch_share(batch: int, workers: int) -> int:
+    """Rows of each worker. Raises TrainError where the workers cannot share a batch equally."""
+    if batch % workers:
+        raise TrainError(
+            f"batch is {batch}, which {workers} workers cannot share equally; give a multiple of {workers}, "
+            f"for instance --batch {-(-batch // workers) * workers}"
+        )
+    return batch // workers
+
+
+def keeps_length(config: TrainConfig) -> bool:
+    """True where windows stay as long as those of --init: image stages read single frames."""
+    return config.stage in IMAGE_STAGES and config.init is not None
+
+
+def _length(config: TrainConfig) -> int:
+    """Frames of a window: those asked for, or those of --init, or the default."""
+    of_init = None if config.init is None else _length_of(config.init)
+    if config.length is None:
+        return DEFAULT_LENGTH if of_init is None else of_init
+    if keeps_length(config) and of_init not in (None, config.length):
+        raise TrainError(
+            f"length is {config.length}, but stage {config.stage} keeps the windows of --init, {of_init} frames long; "
+            "leave it away, and give it to vae and mtd"
+        )
+    return config.length
+
+
+def _length_of(init: Path) -> int | None:
+    """Window length of a pipeline folder; None where there is none to be read, which loading it tells better."""
+    try:
+        entries = json.loads((init / "model_index.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    length = entries.get("window_length") if isinstance(entries, dict) else None
+    return length if isinstance(length, int) else None
+
+
 _COUNTS = ("steps", "batch", "hop", "checkpoint_every", "keep_checkpoints", "log_every", "workers")
-_NOT_BELOW_0 = ("seed", "warmup", "weight_decay", "kl_weight", "loader_workers", "frame_cache_mb", "latent_cache_mb")
+_NOT_BELOW_0 = (
+    "seed",
+    "warmup",
+    "adversarial_start",
+    "weight_decay",
+    "kl_weight",
+    "loader_workers",
+    "frame_cache_mb",
+    "latent_cache_mb",
+)
 _MASKS = ("global_mask_frac", "first_frame_frac", "prediction_frac", "infilling_frac")
 _FRACTIONS = ("decay_frac", "ema_decay", "prompt_dropout", "condition_dropout", *_MASKS)
 _INFINITY = float("inf")
@@ -166,8 +226,18 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 
 
+def _check_choices(config: TrainConfig) -> None:
+    """Raise TrainError for a word that a setting does not know."""
+    for name, hint in get_type_hints(TrainConfig).items():
+        if get_origin(hint) is Literal and getattr(config, name) not in get_args(hint):
+            raise TrainError(f"{name} is {getattr(config, name)!r}; choose one of {', '.join(get_args(hint))}")
+
+
 def _check_ranges(config: TrainConfig) -> None:
     """Raise TrainError for a number that nothing can be trained with."""
+    for name in (*_RANGES, "lr", "clip_norm"):
+        if not math.isfinite(getattr(config, name)):
+            raise TrainError(f"{name} is {getattr(config, name)}; it must be a finite number")
     for name, (least, most) in _RANGES.items():
         if not least <= getattr(config, name) <= most:
             rule = f"be at least {least}" if most == _INFINITY else f"lie between {least} and {most}"
@@ -181,21 +251,47 @@ def _check_ranges(config: TrainConfig) -> None:
         raise TrainError(f"threads is {config.threads}; it must be at least 1")
 
 
-def _check_autoencoder(config: TrainConfig) -> None:
-    """Raise TrainError for settings of the autoencoder's loss that would do nothing."""
-    choices = {"vae_trains": get_args(VaeTrains), "adversarial_balance": ("adaptive", "fixed")}
-    for name, known in choices.items():
-        if getattr(config, name) not in known:
-            raise TrainError(f"{name} is {getattr(config, name)!r}; choose one of {', '.join(known)}")
-    if config.stage not in AUTOENCODER_STAGES:
-        wrong = "lpips_weights" if config.lpips_weights is not None else "adversarial_weight"
-        if config.lpips_weights is not None or config.adversarial_weight > 0:
-            raise TrainError(
-                f"{wrong} is {getattr(config, wrong)}, but stage {config.stage} trains no autoencoder;"
-                f" leave it away, or choose {' or '.join(AUTOENCODER_STAGES)}"
-            )
-    if config.adversarial_start < 0:
-        raise TrainError(f"adversarial_start is {config.adversarial_start}; it must be at least 0")
+_PERCEPTUAL = ("lpips_weights", "perceptual_weight")
+_ADVERSARIAL = ("adversarial_weight", "adversarial_start", "adversarial_balance")
+_WINDOWS = ("levels", "condition", "condition_noise", "condition_dropout", "gradient_checkpointing", *_MASKS)
+_STAGES_WITH: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(_WINDOWS, ("mtd",)),
+    "prompt_dropout": ("image", "mtd"),
+    "depth": ("vae", "mtd"),
+    "vae_trains": ("vae",),
+    **dict.fromkeys(("kl_weight", *_PERCEPTUAL, *_ADVERSARIAL), AUTOENCODER_STAGES),
+}
+"""Stages in which a setting does something; those not named do something in all."""
+_OF_NEW_PARTS = ("preset", "injection", "prediction_type")
+
+
+def without_effect(config: TrainConfig) -> dict[str, str]:
+    """Settings that change nothing in this training, with the reason and the remedy."""
+    reasons: dict[str, str] = {}
+    if config.init is not None:
+        reasons |= dict.fromkeys(_OF_NEW_PARTS, "the pipeline of --init decides that; leave one of both away")
+    if config.lpips_weights is None:
+        reasons["perceptual_weight"] = "there is no perceptual term; give --lpips-weights, or leave it away"
+    if config.adversarial_weight == 0:
+        missing = "there is no adversarial term; give --adversarial-weight, or leave it away"
+        reasons |= dict.fromkeys(_ADVERSARIAL[1:], missing)
+    for name, stages in _STAGES_WITH.items():
+        if config.stage not in stages:
+            remedy = f"leave it away, or choose {' or '.join(stages)}"
+            reasons[name] = f"stage {config.stage} does nothing with it; {remedy}"
+    return reasons
+
+
+def _check_effects(config: TrainConfig) -> None:
+    """Raise TrainError for a setting that was changed and does nothing."""
+    defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    for name, reason in without_effect(config).items():
+        if getattr(config, name) != defaults[name]:
+            raise TrainError(f"{name} is {getattr(config, name)}, but {reason}")
+
+
+def _check_adversary(config: TrainConfig) -> None:
+    """Raise TrainError for a discriminator that never starts."""
     if config.adversarial_weight > 0 and config.adversarial_start >= (config.steps or 0):
         raise TrainError(
             f"adversarial_start is {config.adversarial_start}, but the training ends after {config.steps} steps;"
@@ -203,60 +299,8 @@ def _check_autoencoder(config: TrainConfig) -> None:
         )
 
 
-def finished(config: TrainConfig) -> bool:
-    """True when the run folder holds the last checkpoint of exactly this (resolved) training and its model."""
-    last = config.output / "checkpoints" / step_name(config.steps or 0) / "state.json"
-    return last.is_file() and (config.output / "model" / "model_index.json").is_file()
-
-
-def step_name(step: int) -> str:
-    """Name of a checkpoint folder: step-000123."""
-    return f"step-{step:06d}"
-
-
-def check_output(config: TrainConfig) -> None:
-    """Raise TrainError when the run folder holds something else, or a training with other settings."""
-    output, path = config.output, config.output / "config.json"
-    if output.exists() and not output.is_dir():
-        raise TrainError(f"output {output} is a file; give a folder")
-    if path.is_file():
-        _check_same(config, path)
-    elif output.is_dir() and any(output.iterdir()):
-        raise TrainError(f"output {output} is not empty and holds no training run; give a new or empty folder")
-
-
-def write_config(config: TrainConfig) -> None:
-    """Make the run folder this training's own."""
-    draft = config.output / "_config.json"
-    try:
-        config.output.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(as_json(config), indent=2) + "\n", "utf-8")
-    except OSError as error:
-        raise TrainError(f"output {config.output} cannot be written to ({error}); give another --output") from error
-    draft.replace(config.output / "config.json")
-
-
-def as_json(config: TrainConfig) -> dict[str, object]:
-    """The config with paths as text."""
-    return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()}
-
-
-def _check_same(config: TrainConfig, path: Path) -> None:
-    try:
-        before = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise TrainError(f"{path} cannot be read ({error}); give another --output, or remove that folder") from error
-    if not isinstance(before, dict) or "stage" not in before:
-        raise TrainError(f"{path} describes no training run; give another --output")
-    # A setting that did not exist when the run began was what is its default now.
-    before = {field.name: field.default for field in dataclasses.fields(TrainConfig)} | before
-    changed = [
-        f"{name} {before[name]} → {value}"
-        for name, value in as_json(config).items()
-        if name not in FREE_TO_CHANGE and before[name] != value
-    ]
-    if changed:
-        raise TrainError(
-            f"output {path.parent} holds another training ({'; '.join(changed)}); "
-            "give another --output, or repeat the settings in its config.json"
-        )
+def _check_workers(config: TrainConfig) -> None:
+    """Raise TrainError for workers that there are not, or that cannot share a batch."""
+    if config.engine == "local" and config.workers > 1:
+        raise TrainError(f"workers is {config.workers}, but engine local is one process; leave one of both away")
+    batch_share(config.batch or 0, config.workers)

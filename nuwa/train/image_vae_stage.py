@@ -42,7 +42,7 @@ class ImageVaeStage:
         vae = copy.deepcopy(self.pipe.vae)
         vae.load_image_state(self.module.state_dict())
         vae.register_to_config(scaling_factor=self.scaling_factor())
-        return rebuilt(self.pipe, self.config, vae=vae)
+        return rebuilt(self.pipe, vae=vae)
 
     @torch.no_grad()
     def scaling_factor(self) -> float:

@@ -4,6 +4,11 @@ import torch
 from torch import nn
 
 from nuwa.train.checkpoint import Checkpoint, Tensors, load_optimizer, optimizer_tensors
+from nuwa.train.config import TrainError
+
+
+class NotFiniteError(TrainError):
+    """Loss or gradient of a step is no number; the weights are as they were before it."""
 
 
 class Learner:
@@ -27,15 +32,25 @@ class Learner:
         self.optimizer = torch.optim.AdamW(self.params, betas=betas, weight_decay=weight_decay, fused=True)
 
     def take_step(self, loss: torch.Tensor, lr: float) -> torch.Tensor:
-        """One optimiser step down the gradient of `loss`; the gradient's norm before it is clipped."""
+        """One optimiser step down the gradient of `loss`; the gradient's norm before it is clipped.
+
+        Raises NotFiniteError instead of a step that would make every weight NaN.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         average_gradients(self.params)
         norm = torch.nn.utils.clip_grad_norm_(self.params, self.clip_norm)
+        if not bool(norm.isfinite() & loss.isfinite()):
+            raise NotFiniteError(f"loss {loss.item():g}, norm of the gradient {norm.item():g}")
         self.optimizer.step()
         return norm.detach()
+
+    def check_weights(self) -> None:
+        """Raise NotFiniteError when a weight is no number."""
+        if not bool(torch.stack([weight.isfinite().all() for weight in self.params]).all()):
+            raise NotFiniteError("weights after it")
 
     def weights(self) -> Tensors:
         """Weights by name."""

@@ -9,18 +9,19 @@ from dataclasses import dataclass
 
 import torch
 from torch.utils.data import DataLoader
-from torch.utils.tensorboard import SummaryWriter
 
 from nuwa.data.runs import read_runs
 from nuwa.data.windows import Order, StepBatches, WindowSample
 from nuwa.generate.pipeline_folder import load_pipeline, save_pipeline
 from nuwa.train.checkpoint import Checkpoint, Tensors, load_newest, save_checkpoint
 from nuwa.train.components import build_pipeline
-from nuwa.train.config import TrainConfig, check_output, finished, resolve, write_config
+from nuwa.train.config import TrainConfig, TrainError, batch_share, resolve
+from nuwa.train.curves import Curves
 from nuwa.train.ema import Ema
 from nuwa.train.image_vae_stage import ImageVaeStage
-from nuwa.train.learner import Learner
+from nuwa.train.learner import Learner, NotFiniteError
 from nuwa.train.mtd_stage import MtdStage
+from nuwa.train.run_folder import check_output, finished, remove_drafts, step_name, steps_in, write_config
 from nuwa.train.stages import Adversary, ImageStage, Losses, Stage
 from nuwa.train.vae_stage import VaeStage
 
@@ -67,6 +68,8 @@ def train(
         check_output(config)
     if finished(config):
         return
+    if rank == 0:
+        remove_drafts(config.output)
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // world))
     runs = read_runs(config.dataset)
     pipe = load_pipeline(config.init) if config.init else build_pipeline(config, runs[0])
@@ -83,7 +86,8 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, stage: Stage, rank: int = 0, world: int = 1) -> None:
         self.config, self.stage, self.rank, self.world = config, stage, rank, world
-        self.steps, self.batch, self.lr = config.steps or 0, config.batch or 0, config.lr or 0.0
+        self.steps, self.lr = config.steps or 0, config.lr or 0.0
+        self.batch = batch_share(config.batch or 0, world)
         self.device = next(stage.module.parameters()).device
         self.learner = Learner(stage.module, weight_decay=config.weight_decay, clip_norm=config.clip_norm)
         self.opponent = _opponent(config, stage.adversary)
@@ -98,20 +102,18 @@ class Trainer:
         """Train from the newest readable checkpoint to step `until`, then leave a checkpoint and the model."""
         self.resume()
         self.stage.module.train()
-        with self._curves() as writer:
+        with self._curves() as curves:
             meter = Meter(self.config.stage, self.steps, self.batch * self.world)
             for samples in self._batches(until):
                 meter.add(self.take_step(samples))
                 if self.step % self.config.log_every == 0 or self.step == until:
-                    self._log(meter.read(self.step), writer, report)
+                    self._log(meter.read(self.step), curves, report)
                 if self.step % self.config.checkpoint_every == 0 or self.step == until:
                     self.save()
 
-    def _curves(self) -> AbstractContextManager[SummaryWriter | None]:
+    def _curves(self) -> AbstractContextManager[Curves | None]:
         """TensorBoard's file, written by rank 0 only: the run folder is not the others' to make."""
-        if self.rank > 0:
-            return nullcontext()
-        return SummaryWriter(str(self.config.output / "logs"), purge_step=self.step + 1)
+        return nullcontext() if self.rank > 0 else Curves(self.config.output / "logs", self.step)
 
     def _batches(self, until: int) -> Iterator[list[WindowSample]]:
         loader = DataLoader(
@@ -124,26 +126,46 @@ class Trainer:
         return iter(loader)
 
     def take_step(self, samples: list[WindowSample]) -> Losses:
-        """One optimiser step; the stage's losses and the gradient's norm."""
+        """One optimiser step; the stage's losses and the gradient's norm. Raises TrainError if it is not finite."""
         lr = self.lr * lr_factor(self.step, self.steps, self.config.warmup, self.config.decay_frac)
         playing = self.stage.adversary is not None and self.step >= self.config.adversarial_start
         if self.stage.adversary is not None:
             self.stage.adversary.playing = playing
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             losses = self.stage.losses(samples, self.order.draws(self.step, self.rank))
-        norm = self.learner.take_step(losses["loss"], lr)
-        if self.opponent is not None and playing:
-            self.opponent.take_step(losses["discriminator"], lr)
+        try:
+            norm = self.learner.take_step(losses["loss"], lr)
+            if self.opponent is not None and playing:
+                self.opponent.take_step(losses["discriminator"], lr)
+        except NotFiniteError as error:
+            raise self._stopped(self.step, error) from error
         self.ema.update()
         self.step += 1
         return {name: value.detach() for name, value in losses.items()} | {"grad_norm": norm}
 
-    def _log(self, progress: Progress, writer: SummaryWriter | None, report: Report) -> None:
-        if writer is None:
-            return
-        for name, value in progress.scalars.items():
-            writer.add_scalar(f"train/{name}", value, progress.step)
-        report(progress)
+    def _stopped(self, step: int, error: NotFiniteError) -> TrainError:
+        """What to say of a step, counted from 0, that must not be kept: its windows, in all workers, and what is."""
+        output, kept = self.config.output, steps_in(self.config.output / "checkpoints")
+        remedy = "no checkpoint is written yet; start anew"
+        if kept:
+            last = output / "checkpoints" / step_name(kept[-1])
+            remedy = f"the last checkpoint, {last}, stays; start another --output from {output / 'model'} by --init"
+        return TrainError(
+            f"step {step + 1} is not finite ({error}; {self._windows(step)}); nothing of it is kept, {remedy}, "
+            f"with a smaller --lr than {self.lr:g} or without these runs"
+        )
+
+    def _windows(self, step: int) -> str:
+        """Runs and first frames that all workers read at a step, the first few of them."""
+        indices = [index for rank in range(self.world) for index in self.order.indices(step, rank)]
+        places = [self.stage.data.locate(index) for index in indices[:8]]
+        named = ", ".join(f"{run.run_id} from frame {first}" for _, run, first in places)
+        return named + (f" and {len(indices) - len(places)} more" if len(indices) > len(places) else "")
+
+    def _log(self, progress: Progress, curves: Curves | None, report: Report) -> None:
+        if curves is not None:
+            curves.add(progress.scalars, progress.step)
+            report(progress)
 
     def _learners(self) -> list[Learner]:
         return [self.learner] if self.opponent is None else [self.learner, self.opponent]
@@ -152,6 +174,7 @@ class Trainer:
         """Write model/ with the averaged weights, then a checkpoint: a checkpoint of the last step means done."""
         if self.rank > 0:
             return
+        self._check_weights()
         self.stage.module.eval()
         self.ema.swap()
         save_pipeline(self.stage.pipeline(), self.config.output / "model")
@@ -162,10 +185,25 @@ class Trainer:
             weights=_merged(learner.weights() for learner in self._learners()),
             ema=self.ema.average,
             optimizer=_merged(learner.moments() for learner in self._learners()),
-            rng={"torch": torch.get_rng_state()},
+            rng=self._random_state(),
             numbers={"ema_updates": self.ema.num_updates},
         )
         save_checkpoint(checkpoint, self.config.output / "checkpoints", self.config.keep_checkpoints)
+
+    def _check_weights(self) -> None:
+        """Raise TrainError for weights that the last step has made infinite: its own gradient was not."""
+        try:
+            for learner in self._learners():
+                learner.check_weights()
+        except NotFiniteError as error:
+            raise self._stopped(self.step - 1, error) from error
+
+    def _random_state(self) -> Tensors:
+        """State of the random numbers of the CPU, and of the GPU that trains."""
+        state = {"torch": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self.device)
+        return state
 
     def resume(self) -> None:
         """Take up the newest readable checkpoint, saying so when a newer one is damaged."""
@@ -179,6 +217,8 @@ class Trainer:
             learner.load(checkpoint)
         self.ema.load(checkpoint.ema, int(checkpoint.numbers["ema_updates"]))
         torch.set_rng_state(checkpoint.rng["torch"])
+        if self.device.type == "cuda" and "cuda" in checkpoint.rng:  # older checkpoints have none
+            torch.cuda.set_rng_state(checkpoint.rng["cuda"], self.device)
 
 
 class Meter:

@@ -32,14 +32,14 @@ class MtdStage:
     def __init__(self, config: TrainConfig, pipe: NuwaXLPipeline, runs: Sequence[Run], device: torch.device) -> None:
         self.config, self.pipe, self.device = config, pipe, device
         self.levels = _levels(config)
-        all_strides = strides(config.length, config.depth)
+        all_strides = strides(config.window_length, config.depth)
         self.data = windows_of(runs, config, [all_strides[level] for level in self.levels])
         self.pattern = tuple(range(len(self.levels)))
         self.vae = pipe.vae.to(device).eval().requires_grad_(False)
         self.module: MaskTemporalUNet = _trained_denoiser(config, pipe).to(device).requires_grad_(True)
         if config.gradient_checkpointing:
             self.module.enable_gradient_checkpointing()
-        self.shares, self.ends = shares_of(config), ends(config.length)
+        self.shares, self.ends = shares_of(config), ends(config.window_length)
         self.diffusion = Diffusion(config, pipe, device)
         self.memory = LatentMemory(config.latent_cache_mb * 2**20)
 
@@ -60,7 +60,7 @@ class MtdStage:
 
     def _given(self, samples: Sequence[WindowSample], draws: range) -> list[Given]:
         """Which frames of each window are given."""
-        where = (self.config.length, self.config.seed)
+        where = (self.config.window_length, self.config.seed)
         levels = [self.levels[sample.level] for sample in samples]
         return [given_frames(self.shares, level, *where, draw) for level, draw in zip(levels, draws, strict=True)]
 
@@ -122,12 +122,13 @@ class MtdStage:
     def pipeline(self) -> NuwaXLPipeline:
         """The pipeline with this denoiser at the levels it was trained for."""
         trained = copy.deepcopy(self.module)
+        length = self.config.window_length
         if self.config.levels == "global":
             local = self.pipe.denoiser_local or self.pipe.denoiser_global
-            return rebuilt(self.pipe, self.config, denoiser_global=trained, denoiser_local=local)
+            return rebuilt(self.pipe, denoiser_global=trained, denoiser_local=local, window_length=length)
         if self.config.levels == "local":
-            return rebuilt(self.pipe, self.config, denoiser_local=trained)
-        return rebuilt(self.pipe, self.config, denoiser_global=trained, denoiser_local=trained)
+            return rebuilt(self.pipe, denoiser_local=trained, window_length=length)
+        return rebuilt(self.pipe, denoiser_global=trained, denoiser_local=trained, window_length=length)
 
 
 def _levels(config: TrainConfig) -> list[int]:

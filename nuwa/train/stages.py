@@ -67,13 +67,13 @@ def video_of(samples: Sequence[WindowSample], device: torch.device) -> torch.Ten
 
 def rebuilt(
     pipe: NuwaXLPipeline,
-    config: TrainConfig,
     *,
+    window_length: int | None = None,
     vae: TemporalVAE | None = None,
     denoiser_global: MaskTemporalUNet | None = None,
     denoiser_local: MaskTemporalUNet | None = None,
 ) -> NuwaXLPipeline:
-    """`pipe` with the given parts in place of its own."""
+    """`pipe` with the given parts, and the length of the windows they learned from, in place of its own."""
     return NuwaXLPipeline(
         vae=vae or pipe.vae,
         denoiser_global=denoiser_global or pipe.denoiser_global,
@@ -81,7 +81,7 @@ def rebuilt(
         text_encoder=pipe.text_encoder,
         tokenizer=pipe.tokenizer,
         scheduler=pipe.scheduler,
-        window_length=config.length,
+        window_length=window_length or pipe.config.window_length,
         train_fps=pipe.config.train_fps,
         height=pipe.config.height,
         width=pipe.config.width,
@@ -94,9 +94,10 @@ def frames_of(runs: Sequence[Run], config: TrainConfig) -> WindowDataset:
 
 
 def windows_of(runs: Sequence[Run], config: TrainConfig, at_strides: Sequence[int]) -> WindowDataset:
-    """Windows of `config.length` frames at the given strides."""
+    """Windows of the length asked for at the given strides."""
     cache_bytes = config.frame_cache_mb * 2**20
-    return WindowDataset(runs, length=config.length, strides=at_strides, hop=config.hop, cache_bytes=cache_bytes)
+    length = config.window_length
+    return WindowDataset(runs, length=length, strides=at_strides, hop=config.hop, cache_bytes=cache_bytes)
 
 
 class ImageStage:
@@ -158,7 +159,7 @@ class ImageStage:
         for denoiser in (shared, local):
             if denoiser is not None:
                 denoiser.load_image_state(self.module.state_dict())
-        return rebuilt(self.pipe, self.config, denoiser_global=shared, denoiser_local=local)
+        return rebuilt(self.pipe, denoiser_global=shared, denoiser_local=local)
 
 
 class Diffusion:

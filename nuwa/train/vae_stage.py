@@ -19,15 +19,17 @@ DISCRIMINATOR_FRAMES = 3
 
 
 class VaeStage:
-    """vae: the T-KLVAE on windows at every stride (NUWA-XL Sec. 3.1).
+    """vae: the T-KLVAE on windows at every stride (NUWA-XL Sec. 3.1); measures `scaling_factor` if latents change.
 
     Paper: which weights train is not stated; here: as `vae_trains` says. By default the spatial ones of the encoder
     proper stay, so that latents stay close to those the image U-Net knows.
     """
 
+    SCALING_WINDOWS = 32
+
     def __init__(self, config: TrainConfig, pipe: NuwaXLPipeline, runs: Sequence[Run], device: torch.device) -> None:
         self.config, self.pipe, self.device = config, pipe, device
-        self.data = windows_of(runs, config, strides(config.length, config.depth))
+        self.data = windows_of(runs, config, strides(config.window_length, config.depth))
         self.pattern = tuple(range(len(self.data.strides)))
         self.module = pipe.vae.to(device)
         choose_weights(self.module, config.vae_trains)
@@ -48,7 +50,28 @@ class VaeStage:
 
     def pipeline(self) -> NuwaXLPipeline:
         """The pipeline with this autoencoder."""
-        return rebuilt(self.pipe, self.config, vae=copy.deepcopy(self.module))
+        vae = copy.deepcopy(self.module)
+        if self.config.vae_trains != "decoder":
+            vae.register_to_config(scaling_factor=self.scaling_factor())
+        return rebuilt(self.pipe, vae=vae, window_length=self.config.window_length)
+
+    @torch.no_grad()
+    def scaling_factor(self) -> float:
+        """1 / standard deviation of the latents of windows: those that mtd learns from then have unit variance."""
+        latents = []
+        for index in self._spread():
+            posterior = self.module.encode(video_of([self.data[index]], self.device))
+            latents.append(posterior.mode().float())
+        return 1.0 / float(torch.cat(latents).std().clamp_min(1e-6))
+
+    def _spread(self) -> list[int]:
+        """Windows evenly spaced at each stride, as many of one stride as of another: so does mtd take them."""
+        each, chosen, first = max(1, self.SCALING_WINDOWS // len(self.data.counts)), [], 0
+        for count in self.data.counts:
+            number = min(each, count)
+            chosen += [first + place * count // number for place in range(number)]
+            first += count
+        return chosen
 
 
 def choose_weights(vae: TemporalVAE, trains: VaeTrains) -> None:

@@ -1,5 +1,6 @@
 """Checkpoints are whole or not there; a damaged one is noticed."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from nuwa.train.checkpoint import (
     load_optimizer,
     optimizer_tensors,
     save_checkpoint,
-    steps_in,
 )
 from nuwa.train.config import TrainError
+from nuwa.train.run_folder import steps_in
+from tests.nuwa.small_files import files_up_to
 
 
 def made(step: int) -> Checkpoint:
@@ -75,6 +77,19 @@ def test_an_interrupted_write_does_not_count(tmp_path: Path) -> None:
     checkpoint, problems = load_newest(tmp_path)
     assert checkpoint is not None
     assert (checkpoint.step, problems) == (1, [])
+
+
+@pytest.mark.parametrize("limit_bytes", [10_000, 100], ids=["weights", "first byte"])
+def test_a_full_disk_is_one_line_and_costs_no_earlier_checkpoint(tmp_path: Path, limit_bytes: int) -> None:
+    save_checkpoint(made(1), tmp_path, keep=1)
+    larger = dataclasses.replace(made(2), weights={"w": torch.zeros(10_000)})
+    message = r"step-000002 cannot be written .*File too large.*make room"
+    with pytest.raises(TrainError, match=message) as caught, files_up_to(limit_bytes):
+        save_checkpoint(larger, tmp_path, keep=1)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]
+    save_checkpoint(larger, tmp_path, keep=1)
+    assert steps_in(tmp_path) == [2]
 
 
 def test_no_readable_checkpoint_is_an_error_and_none_at_all_is_not(tmp_path: Path) -> None:

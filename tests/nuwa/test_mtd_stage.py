@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from nuwa.data.windows import WindowSample
 from nuwa.generate.pipeline_folder import load_pipeline, save_pipeline
 from nuwa.train import draws
 from nuwa.train.components import build_pipeline
-from nuwa.train.config import TrainConfig, TrainError, check_output, resolve
+from nuwa.train.config import TrainConfig, TrainError, resolve
 from nuwa.train.given_frames import Given, Shares, ends, first_frames, given_frames
 from nuwa.train.loop import Progress, train
 from nuwa.train.mtd_stage import MtdStage
+from nuwa.train.run_folder import check_output
 from nuwa.train.stages import video_of
 from tests.nuwa.stack import build
 from tests.nuwa.tiny_dataset import write_dataset
@@ -193,6 +195,31 @@ def test_masks_are_part_of_what_is_learned(world: Path, tmp_path: Path) -> None:
     train(made(world, tmp_path / "run"), quiet, until=1)
     with pytest.raises(TrainError, match=r"infilling_frac 0\.05 → 0\.5"):
         check_output(made(world, tmp_path / "run", infilling_frac=0.5))
+
+
+def test_a_run_from_before_the_kinds_of_mask_goes_on_with_its_own(world: Path, tmp_path: Path) -> None:
+    """Its shares were 0: today's defaults would teach it other masks from the middle of the training on."""
+    old = {"first_frame_frac": 0.0, "prediction_frac": 0.0, "infilling_frac": 0.0}
+    train(made(world, tmp_path / "run", **old), quiet, until=1)
+    path = tmp_path / "run/config.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k not in old}))
+    repeated = "--first-frame-frac 0.0 --prediction-frac 0.0 --infilling-frac 0.0"
+    with pytest.raises(
+        TrainError, match=rf"first_frame_frac 0\.0 → 0\.05; .*repeat its settings: {repeated}$"
+    ) as caught:
+        train(made(world, tmp_path / "run"), quiet)
+    assert "\n" not in str(caught.value)
+    train(made(world, tmp_path / "run", **old), quiet)
+    assert (tmp_path / "run/checkpoints/step-000004").is_dir()
+
+
+def test_other_stages_from_before_the_kinds_of_mask_go_on(world: Path, tmp_path: Path) -> None:
+    config = made(world, tmp_path / "run", stage="vae")
+    train(config, quiet, until=1)
+    path = tmp_path / "run/config.json"
+    known = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in known.items() if k not in ONLY}))
+    train(config, quiet, until=2)
 
 
 @pytest.mark.parametrize("injection", ["symmetric", "up_only", "single_scale"])

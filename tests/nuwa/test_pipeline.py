@@ -1,6 +1,5 @@
 """The pipeline folder: complete, readable by diffusers itself, and a clear line for every way it can be broken."""
 
-import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from nuwa.generate.pipeline import NuwaXLPipeline
 from nuwa.generate.pipeline_folder import load_pipeline, save_pipeline, weights_fingerprint
 from nuwa.hierarchy import NuwaError
 from tests.nuwa import stack
+from tests.nuwa.small_files import files_up_to
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +175,67 @@ def edit_config(folder: Path, name: str, changes: dict) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+DAMAGES = [
+    ("vae/config.json", {"norm_num_groups": 0}, "norm_num_groups is 0; it must be at least 1"),
+    ("vae/config.json", {"latent_channels": "4"}, 'latent_channels is "4"'),
+    (
+        "vae/config.json",
+        {"block_out_channels": [], "down_block_types": [], "up_block_types": []},
+        r"block_out_channels is \[\]",
+    ),
+    ("vae/config.json", {"scaling_factor": 0}, "scaling_factor is 0; it must be a number above 0"),
+    ("vae/config.json", {"scaling_factor": None}, "scaling_factor is None"),
+    ("vae/config.json", {"scaling_factor": float("nan")}, "scaling_factor is nan"),
+    ("denoiser_global/config.json", {"unet_config": {"norm_num_groups": 0}}, "norm_num_groups is 0"),
+    ("denoiser_global/config.json", {"unet_config": {"attention_head_dim": 0}}, "attention_head_dim is 0"),
+    ("denoiser_global/config.json", {"unet_config": {"block_out_channels": [8, 0]}}, r"block_out_channels is \[8, 0\]"),
+    ("text_encoder/config.json", {"text_config": {"heads": 0}}, "cannot be loaded"),
+    ("scheduler/scheduler_config.json", {"num_train_timesteps": 0}, "num_train_timesteps is 0"),
+    ("tokenizer/tokenizer_config.json", {"model_max_length": "x"}, 'model_max_length is "x"'),
+    ("model_index.json", {"vae": []}, r"vae is \[\], not a library and a class"),
+    ("model_index.json", {"vae": ["a", 3]}, r"vae is \['a', 3\], not a library and a class"),
+    ("model_index.json", {"vae": ["diffusers", "AutoencoderKL"]}, "vae is a AutoencoderKL; a TemporalVAE is needed"),
+    ("model_index.json", {"window_length": "16"}, "window_length is '16'; it must be a whole number of frames"),
+    ("model_index.json", {"window_length": 1}, "window_length is 1; .* at least 3"),
+    ("model_index.json", {"window_length": None}, "window_length is None"),
+    ("model_index.json", {"train_fps": 0}, "train_fps is 0; it must be a number of frames per second above 0"),
+    ("model_index.json", {"train_fps": "8"}, "train_fps is '8'"),
+    ("model_index.json", {"height": None}, "height is None; it must be a whole number of pixels"),
+    ("model_index.json", {"width": 0}, "width is 0"),
+    ("model_index.json", {"width": 17}, "17x16 px do not fit vae"),
+]
+
+
+def merged(old: dict, changes: dict) -> dict:
+    """`old` with `changes`, those of inner objects inside them."""
+    inner = {key: merged(old[key], value) for key, value in changes.items() if isinstance(value, dict)}
+    return old | changes | inner
+
+
+@pytest.mark.parametrize("read", [load_pipeline, NuwaXLPipeline.from_pretrained])
+@pytest.mark.parametrize(("name", "changes", "message"), DAMAGES)
+def test_settings_that_mean_nothing_are_named(
+    folder: Path, name: str, changes: dict, message: str, read: Callable
+) -> None:
+    """None gets as far as a network that divides by zero, or a video of it."""
+    path = folder / name
+    path.write_text(json.dumps(merged(json.loads(path.read_text()), changes)))
+    with pytest.raises(NuwaError, match=message) as error:
+        read(folder)
+    assert str(folder) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_index_of_shards_that_lists_none_is_named(pipe: NuwaXLPipeline, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path / "sharded", max_shard_size="40KB")
+    index = next((tmp_path / "sharded" / "vae").glob("*.index.json"))
+    for content in ({}, {"weight_map": []}, {"weight_map": {"conv_in.weight": 3}}):
+        index.write_text(json.dumps(content))
+        with pytest.raises(NuwaError, match=f"{index.name} is damaged") as error:
+            load_pipeline(tmp_path / "sharded")
+        assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("read", [load_pipeline, NuwaXLPipeline.from_pretrained])
 def test_weights_that_the_config_has_no_place_for_are_refused(folder: Path, read: Callable) -> None:
     """A text tower of two layers under a config of one would otherwise load, and speak differently."""
@@ -301,18 +362,34 @@ def test_a_folder_replaced_while_it_is_read_is_read_again(folder: Path, monkeypa
     assert len(calls) == 2
 
 
-def test_a_full_disk_leaves_the_old_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = weights_fingerprint(folder)
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(NuwaXLPipeline, "save_pretrained", full)
-    with pytest.raises(NuwaError, match=r"No space left on device.*make room") as error:
-        save_pipeline(stack.build(seed=1), folder)
+@pytest.mark.parametrize(
+    ("limit_bytes", "dtype"), [(100, None), (20_000, None), (500_000, torch.float64)], ids=["config", "weights", "cast"]
+)
+def test_a_full_disk_leaves_the_old_folder(folder: Path, limit_bytes: int, dtype: torch.dtype | None) -> None:
+    """Whether a configuration finds no room, the weights, or the weights in another precision."""
+    before, sizes = weights_fingerprint(folder), [path.stat().st_size for path in folder.rglob("*.safetensors")]
+    assert 20_000 < max(sizes) < 500_000 < 2 * max(sizes)
+    with pytest.raises(NuwaError, match=r"File too large.*make room") as error, files_up_to(limit_bytes):
+        save_pipeline(stack.build(seed=1), folder, dtype=dtype)
     assert "\n" not in str(error.value)
     assert weights_fingerprint(folder) == before
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_a_disk_that_is_full_for_the_tokenizer_leaves_the_old_folder(folder: Path) -> None:
+    before, large = weights_fingerprint(folder), stack.build(seed=1)
+    large.tokenizer.add_tokens([f"word-{number}" for number in range(8000)])
+    with pytest.raises(NuwaError, match=r"File too large.*make room") as error, files_up_to(500_000):
+        save_pipeline(large, folder)
+    assert "\n" not in str(error.value)
+    assert weights_fingerprint(folder) == before
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_a_place_where_no_folder_can_be_made_is_one_line(pipe: NuwaXLPipeline, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(NuwaError, match="cannot be written"):
+        save_pipeline(pipe, tmp_path / "file/in/model")
 
 
 def test_what_is_no_pipeline_is_refused(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ from nuwa.data.runs import DataError, read_runs
 from nuwa.generate.pipeline_folder import load_pipeline, save_pipeline
 from nuwa.hierarchy import NuwaError
 from nuwa.train import draws
-from nuwa.train.checkpoint import steps_in
-from nuwa.train.config import TrainConfig, TrainError, finished, resolve
+from nuwa.train.config import TrainConfig, TrainError, resolve
 from nuwa.train.image_vae_stage import ImageVaeStage
 from nuwa.train.loop import Progress, lr_factor, train
 from nuwa.train.mtd_stage import MtdStage
+from nuwa.train.run_folder import finished, steps_in
 from pipelines import cli
 from pipelines.train import Train, main
 from tests.nuwa.stack import build
@@ -28,11 +28,13 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `ds`, a dataset, `coca`, an untrained text encoder, and `tiny`, a small random pipeline."""
+    """`ds`, a dataset, `coca`, an untrained text encoder, and `tiny`, a random pipeline of windows of 4 frames."""
     folder = tmp_path_factory.mktemp("world")
     write_dataset(folder / "ds", [24, 20])
     save_model(create_model(0), folder / "coca")
-    save_pipeline(build(), folder / "tiny")
+    pipe = build()
+    pipe.register_to_config(window_length=4)
+    save_pipeline(pipe, folder / "tiny")
     return folder
 
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
+from nuwa.data.runs import read_runs
+from nuwa.data.windows import Order
 from nuwa.generate.pipeline_folder import load_pipeline, save_pipeline
 from nuwa.hierarchy import NuwaError
 from nuwa.models.perceptual import Lpips
@@ -15,6 +17,7 @@ from nuwa.models.vae import TemporalVAE
 from nuwa.train.autoencoder_loss import AutoencoderLoss
 from nuwa.train.config import TrainConfig, TrainError, VaeTrains, resolve
 from nuwa.train.loop import Trainer, train
+from nuwa.train.mtd_stage import MtdStage
 from nuwa.train.vae_stage import choose_weights
 from pipelines import cli
 from pipelines.train import Train, main, whole_config
@@ -99,7 +102,8 @@ def test_lpips_adds_its_weighted_mean_over_frames(world: Path, tmp_path: Path, s
     config = made(
         world, tmp_path / "run", stage=stage, lpips_weights=world / "lpips.safetensors", perceptual_weight=2.0
     )
-    with_lpips, without = stage_of(config), stage_of(dataclasses.replace(config, lpips_weights=None))
+    plain_config = dataclasses.replace(config, lpips_weights=None, perceptual_weight=1.0)
+    with_lpips, without = stage_of(config), stage_of(plain_config)
     samples = [with_lpips.data[0], with_lpips.data[1]]
     losses, plain = with_lpips.losses(samples, range(2)), without.losses(samples, range(2))
     assert losses["l1"] == plain["l1"]
@@ -116,6 +120,25 @@ def test_lpips_decreases_when_it_is_trained_on(world: Path, tmp_path: Path) -> N
     options = {"lpips_weights": world / "lpips.safetensors", "perceptual_weight": 10.0, "lr": 1e-2, "steps": 12}
     seen = scalars_of(made(world, tmp_path / "run", stage="image-vae", batch=8, **options))
     assert seen[-1]["lpips"] < 0.8 * seen[0]["lpips"]
+
+
+@pytest.mark.parametrize("trains", ["temporal", "decoder", "temporal+decoder", "all"])
+def test_mtd_sees_latents_of_unit_variance_after_the_encoder_changed(
+    world: Path, tmp_path: Path, trains: VaeTrains
+) -> None:
+    pipe = load_pipeline(world / "tiny")
+    pipe.vae.register_to_config(scaling_factor=7.0)
+    save_pipeline(pipe, tmp_path / "init")
+    train(made(world, tmp_path / "run", init=tmp_path / "init", vae_trains=trains, lr=1e-2), lambda _: None)
+    config = resolve(made(world, tmp_path / "mtd", stage="mtd", init=tmp_path / "run/model"))
+    after = load_pipeline(tmp_path / "run/model")
+    if trains == "decoder":
+        assert after.vae.config.scaling_factor == 7.0
+        return
+    stage = MtdStage(config, after, read_runs(world / "ds"), CPU)
+    order = Order(counts=stage.data.counts, pattern=stage.pattern, batch=40)
+    latents = torch.stack([stage._latents(stage.data[index], known=None) for index in order.indices(0)])
+    assert latents.std().item() == pytest.approx(1, abs=0.05)
 
 
 def test_a_run_from_before_a_setting_existed_goes_on(world: Path, tmp_path: Path) -> None:
@@ -140,7 +163,14 @@ def test_a_run_from_before_a_setting_existed_goes_on(world: Path, tmp_path: Path
         ({"perceptual_weight": float("nan")}, "perceptual_weight is nan"),
         ({"adversarial_start": -1}, "adversarial_start is -1; it must be at least 0"),
         ({"adversarial_weight": 0.5, "adversarial_start": 4}, "ends after 4 steps"),
-        ({"stage": "mtd", "adversarial_weight": 0.5}, "stage mtd trains no autoencoder"),
+        ({"stage": "mtd", "adversarial_weight": 0.5}, "stage mtd does nothing with it; leave it away, or choose image"),
+        ({"adversarial_start": 2}, "adversarial_start is 2, but there is no adversarial term; give --adversarial-w"),
+        ({"adversarial_balance": "fixed"}, "adversarial_balance is fixed, but there is no adversarial term"),
+        ({"perceptual_weight": 2.0}, "perceptual_weight is 2.0, but there is no perceptual term; give --lpips-weights"),
+        ({"gradient_checkpointing": True}, "gradient_checkpointing is True, but stage vae does nothing with it"),
+        ({"condition_noise": 0.3}, "condition_noise is 0.3, but stage vae does nothing with it; .* choose mtd"),
+        ({"stage": "image-vae", "vae_trains": "all"}, "vae_trains is all, but stage image-vae does nothing with it"),
+        ({"injection": "up_only"}, "injection is up_only, but the pipeline of --init decides that"),
         ({"stage": "image", "lpips_weights": Path("vgg.pth")}, "lpips_weights is vgg.pth, but stage image"),
         ({"lpips_weights": Path("nowhere.pth")}, "no LPIPS weights at nowhere.pth; give --lpips-weights a .pth or"),
     ],

@@ -15,9 +15,9 @@ from nuwa.models.discriminator import (
     layers_for,
 )
 from nuwa.train.autoencoder_loss import AutoencoderLoss
-from nuwa.train.checkpoint import steps_in
 from nuwa.train.config import resolve
 from nuwa.train.loop import train
+from nuwa.train.run_folder import steps_in
 from tests.nuwa.vae_training import CPU, made, scalars_of, stage_of, stored, write_world
 
 
@@ -182,7 +182,7 @@ def test_two_workers_and_their_discriminator_are_one_with_the_same_windows(
     options = {"adversarial_weight": 0.5, "adversarial_balance": "fixed", "steps": 1, "clip_norm": 1e9}
     options["lpips_weights"] = Path("lpips.safetensors")
     train(made(world, tmp_path / "one", batch=2, **options), lambda _: None)
-    fit(resolve(made(world, tmp_path / "two", batch=1, workers=2, engine="ray", **options)))
+    fit(resolve(made(world, tmp_path / "two", batch=2, workers=2, engine="ray", **options)))
     one, two = stored(tmp_path / "one"), stored(tmp_path / "two")
     moments = [name for name in one if name.startswith("optimizer/exp_avg/")]
     assert any("adversary." in name for name in moments)

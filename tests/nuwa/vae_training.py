@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 from nuwa.data.runs import read_runs
 from nuwa.generate.pipeline_folder import load_pipeline, save_pipeline
 from nuwa.models.perceptual import Lpips
-from nuwa.train.checkpoint import steps_in
 from nuwa.train.config import TrainConfig, resolve
 from nuwa.train.image_vae_stage import ImageVaeStage
 from nuwa.train.loop import train
+from nuwa.train.run_folder import steps_in
 from nuwa.train.vae_stage import VaeStage
 from tests.nuwa.stack import build
 from tests.nuwa.tiny_dataset import write_dataset
@@ -21,9 +21,11 @@ CPU = torch.device("cpu")
 
 
 def write_world(folder: Path) -> Path:
-    """`ds`, a dataset, `tiny`, a small random pipeline, and `lpips.safetensors` in `folder`."""
+    """`ds`, a dataset, `tiny`, a small random pipeline of windows of 4 frames, and `lpips.safetensors` in `folder`."""
     write_dataset(folder / "ds", [24, 20])
-    save_pipeline(build(), folder / "tiny")
+    pipe = build()
+    pipe.register_to_config(window_length=4)
+    save_pipeline(pipe, folder / "tiny")
     torch.manual_seed(0)
     state = Lpips().state_dict()
     heads = {f"lin{n}.model.1.weight": torch.rand_like(state.pop(f"heads.{n}")) for n in range(5)}

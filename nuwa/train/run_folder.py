@@ -1,0 +1,115 @@
+"""The run folder of a training: whose it is, how far it got, what a killed run left behind. No torch here."""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+from nuwa.train.config import FREE_TO_CHANGE, TrainConfig, TrainError, keeps_length, without_effect
+
+_FORMAT = 2
+"""1, not written: `batch` counted the windows of one worker. 2: those of all workers together."""
+_BEFORE = {"first_frame_frac": 0.0, "prediction_frac": 0.0, "infilling_frac": 0.0}
+"""What was in effect before a setting existed, where that is not its default now."""
+
+
+def finished(config: TrainConfig) -> bool:
+    """True when the run folder holds the last checkpoint of exactly this (resolved) training and its model."""
+    last = config.output / "checkpoints" / step_name(config.steps or 0) / "state.json"
+    return last.is_file() and (config.output / "model" / "model_index.json").is_file()
+
+
+def step_name(step: int) -> str:
+    """Name of a checkpoint folder: step-000123."""
+    return f"step-{step:06d}"
+
+
+def steps_in(root: Path) -> list[int]:
+    """Steps of the checkpoints below `root`, ascending; unfinished ones (`_…`) do not count."""
+    return sorted(int(path.name.removeprefix("step-")) for path in root.glob("step-*") if path.is_dir())
+
+
+def check_output(config: TrainConfig) -> None:
+    """Raise TrainError when the run folder holds something else, another training, or more steps than asked for."""
+    output, path = config.output, config.output / "config.json"
+    if output.exists() and not output.is_dir():
+        raise TrainError(f"output {output} is a file; give a folder")
+    if path.is_file():
+        _check_same(config, path)
+        _check_steps(config)
+    elif output.is_dir() and any(output.iterdir()):
+        raise TrainError(f"output {output} is not empty and holds no training run; give a new or empty folder")
+
+
+def write_config(config: TrainConfig) -> None:
+    """Make the run folder this training's own."""
+    draft = config.output / "_config.json"
+    try:
+        config.output.mkdir(parents=True, exist_ok=True)
+        draft.write_text(json.dumps(as_json(config) | {"format": _FORMAT}, indent=2) + "\n", "utf-8")
+        draft.replace(config.output / "config.json")
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise TrainError(f"output {config.output} cannot be written to ({error}); give another --output") from error
+
+
+def remove_drafts(output: Path) -> None:
+    """Remove what a killed run was just writing: half a checkpoint, half a model.
+
+    A model that was moved aside goes only when another has taken its place.
+    """
+    drafts = [*(output / "checkpoints").glob("_step-*.*"), *output.glob("_model.new-*")]
+    if (output / "model").is_dir():
+        drafts += output.glob("_model.old-*")
+    for path in drafts:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def as_json(config: TrainConfig) -> dict[str, object]:
+    """The config with paths as text."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()}
+
+
+def _check_same(config: TrainConfig, path: Path) -> None:
+    before = _settings_in(path)
+    ignored = FREE_TO_CHANGE | without_effect(config).keys() | ({"length"} if keeps_length(config) else set())
+    changed = {name: value for name, value in as_json(config).items() if name not in ignored and before[name] != value}
+    if changed:
+        differences = "; ".join(f"{name} {before[name]} → {value}" for name, value in changed.items())
+        raise TrainError(
+            f"output {path.parent} holds another training ({differences}); give another --output, "
+            f"or repeat its settings: {' '.join(_option(name, before[name]) for name in changed)}"
+        )
+
+
+def _check_steps(config: TrainConfig) -> None:
+    done, steps = steps_in(config.output / "checkpoints"), config.steps or 0
+    if done and done[-1] > steps:
+        raise TrainError(
+            f"output {config.output} is at step {done[-1]} already, and steps is {steps}; "
+            f"give --steps {done[-1]} or more, or another --output"
+        )
+
+
+def _settings_in(path: Path) -> dict[str, object]:
+    """All settings of the training in a run folder, also those that did not exist when it began."""
+    try:
+        before = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise TrainError(f"{path} cannot be read ({error}); give another --output, or remove that folder") from error
+    if not isinstance(before, dict) or "stage" not in before:
+        raise TrainError(f"{path} describes no training run; give another --output")
+    settings = {field.name: field.default for field in dataclasses.fields(TrainConfig)} | _BEFORE | before
+    if "format" not in before and isinstance(settings["batch"], int) and isinstance(settings["workers"], int):
+        settings["batch"] = settings["batch"] * settings["workers"]
+    return settings
+
+
+def _option(name: str, value: object) -> str:
+    """How a setting is given on the command line."""
+    if name == "stage":
+        return str(value)
+    option = f"--{name.replace('_', '-')}"
+    return f"no {option}" if value is None else f"{option} {value}"
