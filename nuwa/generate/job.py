@@ -121,6 +121,7 @@ def _sampling(config: GenerateConfig, fps: float) -> Sampling:
         fps=fps,
         motion_score=config.motion_score,
         condition=config.condition,
+        tile_px=config.tile_px,
     )
 
 
