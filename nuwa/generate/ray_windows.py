@@ -208,6 +208,7 @@ class RayExecutor:
         try:
             self._live.append(_Live(actor, ray.get(ref)))
         except RayTaskError as error:
+            ray.kill(actor)  # else it holds its share for as long as somebody holds the error
             _raise_ours(error)
         except RayError as error:
             self._failed_starts += 1
