@@ -2,7 +2,7 @@
 pixels of given frames, and results travel.
 
 A lost actor is replaced and its batches are done again. What a window becomes depends on nothing but its task, so the
-video is bitwise that of one process on the same kind of device at the same batch.
+video is bitwise that of one process on the same kind of device, at the same batch and number of CPU threads.
 """
 
 import contextlib
@@ -114,7 +114,8 @@ class RayExecutor:
         self._running: dict[Any, tuple[_Live, _Batch]] = {}
         self._waiting: deque[_Batch] = deque()
         self._turns, self._failed_starts = itertools.count(), 0
-        try:
+        with contextlib.ExitStack() as undone:
+            undone.callback(self.close)
             nodes = [node for node in ray.nodes() if node["Alive"]]
             offers = [node["Resources"] for node in nodes]
             self._device = worker_device(device, offers)
@@ -122,9 +123,7 @@ class RayExecutor:
             check_nodes(nodes, self._model, self._weights, self._device)
             for _ in range(workers):
                 self._start()
-        except BaseException:
-            self.close()
-            raise
+            undone.pop_all()  # all workers begin to load: from here on it is the owner who closes
 
     @property
     def batch(self) -> int:

@@ -219,7 +219,8 @@ def test_other_stages_from_before_the_kinds_of_mask_go_on(world: Path, tmp_path:
     path = tmp_path / "run/config.json"
     known = json.loads(path.read_text())
     path.write_text(json.dumps({k: v for k, v in known.items() if k not in ONLY}))
-    train(config, quiet, until=2)
+    train(config, quiet, until=4)
+    assert (tmp_path / "run/checkpoints/step-000004").is_dir()
 
 
 @pytest.mark.parametrize("injection", ["symmetric", "up_only", "single_scale"])

@@ -31,10 +31,12 @@ PLAN = frame_plan(["a red star"] * 15 + ["a blue circle jumps"] * 15, stack.LENG
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """As the workers have."""
+    """Here and in every worker, however many CPUs it gets: sums over threads round as their number says."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("OMP_NUM_THREADS", "1")
+        yield
     torch.set_num_threads(threads)
 
 

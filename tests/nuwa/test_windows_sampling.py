@@ -104,6 +104,17 @@ def test_batch_size_changes_the_trained_model_by_less_than_1e_5(demo: NuwaXLPipe
         torch.testing.assert_close(alone.latents, together.latents, atol=1e-5, rtol=0)
 
 
+def test_the_number_of_threads_changes_the_trained_model_by_less_than_1e_5(demo: NuwaXLPipeline) -> None:
+    task, threads, made = ends_given(demo, 0), torch.get_num_threads(), []
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            made += WindowSampler(demo, Sampling(steps=4, batch=1)).sample([task], pixels=False)
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(made[0].latents, made[1].latents, atol=1e-5, rtol=0)
+
+
 def test_the_condition_does_not_depend_on_the_batch_at_all(demo: NuwaXLPipeline) -> None:
     """Why batch sizes once differed by 6e-4: on black frames the encoder magnifies rounding.
 
