@@ -1,5 +1,7 @@
 """Weights that learn, with their own optimiser: AdamW, gradients averaged over workers and clipped."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
@@ -14,6 +16,7 @@ class NotFiniteError(TrainError):
 class Learner:
     """The weights of `module` that ask for a gradient, and the optimiser that changes them.
 
+    faster: weights whose learning rate is `lr_factor` times that of the others
     prefix: put before the names of the weights in checkpoints, so that several learners share one
     """
 
@@ -24,12 +27,22 @@ class Learner:
         weight_decay: float,
         clip_norm: float,
         betas: tuple[float, float] = (0.9, 0.99),
+        faster: Iterable[nn.Parameter] = (),
+        lr_factor: float = 1.0,
         prefix: str = "",
     ) -> None:
+        fast = {id(weight) for weight in faster}
         named = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
+        named.sort(key=lambda each: id(each[1]) in fast)  # stable: the optimiser counts weights group by group
         self.names, self.params = [prefix + name for name, _ in named], [weight for _, weight in named]
         self.clip_norm = clip_norm
-        self.optimizer = torch.optim.AdamW(self.params, betas=betas, weight_decay=weight_decay, fused=True)
+        slow = len(named) - sum(id(weight) in fast for weight in self.params)
+        groups = [
+            {"params": params, "lr_factor": factor}
+            for params, factor in ((self.params[:slow], 1.0), (self.params[slow:], lr_factor))
+            if params
+        ]
+        self.optimizer = torch.optim.AdamW(groups, betas=betas, weight_decay=weight_decay, fused=True)
 
     def take_step(self, loss: torch.Tensor, lr: float) -> torch.Tensor:
         """One optimiser step down the gradient of `loss`; the gradient's norm before it is clipped.
@@ -37,7 +50,7 @@ class Learner:
         Raises NotFiniteError instead of a step that would make every weight NaN.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_factor"]
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         average_gradients(self.params)

@@ -8,14 +8,18 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
 from nuwa.data.runs import read_runs
 from nuwa.data.windows import Order, StepBatches, WindowSample
 from nuwa.generate.pipeline_folder import load_pipeline, save_pipeline
+from nuwa.models.mtd import MaskTemporalUNet
+from nuwa.models.vae import TemporalVAE
 from nuwa.train.checkpoint import Checkpoint, Tensors, load_newest, save_checkpoint
 from nuwa.train.components import build_pipeline
-from nuwa.train.config import TrainConfig, TrainError, batch_share, resolve
+from nuwa.train.config import TrainConfig, TrainError
+from nuwa.train.config_checks import batch_share, resolve
 from nuwa.train.curves import Curves
 from nuwa.train.ema import Ema
 from nuwa.train.image_vae_stage import ImageVaeStage
@@ -89,7 +93,13 @@ class Trainer:
         self.steps, self.lr = config.steps or 0, config.lr or 0.0
         self.batch = batch_share(config.batch or 0, world)
         self.device = next(stage.module.parameters()).device
-        self.learner = Learner(stage.module, weight_decay=config.weight_decay, clip_norm=config.clip_norm)
+        self.learner = Learner(
+            stage.module,
+            weight_decay=config.weight_decay,
+            clip_norm=config.clip_norm,
+            faster=_temporal(stage.module) if config.temporal_lr_factor != 1 else (),
+            lr_factor=config.temporal_lr_factor,
+        )
         self.opponent = _opponent(config, stage.adversary)
         self.ema = Ema(stage.module, config.ema_decay)
         self.order = Order(
@@ -250,6 +260,11 @@ def lr_factor(step: int, steps: int, warmup: int, decay_frac: float) -> float:
     rise = (step + 1) / max(1, warmup)
     fall = (steps - step) / max(1.0, decay_frac * steps)
     return max(0.0, min(1.0, rise, fall))
+
+
+def _temporal(module: nn.Module) -> Iterable[nn.Parameter]:
+    """Weights that an image network does not have; none of an image network."""
+    return module.temporal_parameters() if isinstance(module, MaskTemporalUNet | TemporalVAE) else ()
 
 
 def _opponent(config: TrainConfig, adversary: Adversary | None) -> Learner | None:

@@ -15,7 +15,8 @@ from nuwa.data.windows import WindowSample
 from nuwa.generate.pipeline_folder import load_pipeline, save_pipeline
 from nuwa.train import draws
 from nuwa.train.components import build_pipeline
-from nuwa.train.config import TrainConfig, TrainError, resolve
+from nuwa.train.config import TrainConfig, TrainError
+from nuwa.train.config_checks import resolve
 from nuwa.train.given_frames import Given, Shares, ends, first_frames, given_frames
 from nuwa.train.loop import Progress, train
 from nuwa.train.mtd_stage import MtdStage
@@ -265,3 +266,21 @@ def test_without_level_sharing_each_level_has_a_network_of_its_own(world: Path, 
     changed = second.denoiser_at(1).state_dict()
     assert any(not torch.equal(weight, start[name]) for name, weight in changed.items())
     assert any(not torch.equal(weight, trained[name]) for name, weight in changed.items())
+
+
+def test_at_factor_0_temporal_layers_stay_and_image_weights_learn(world: Path, tmp_path: Path) -> None:
+    before = load_pipeline(world / "tiny").denoiser_global
+    train(made(world, tmp_path / "run", temporal_lr_factor=0.0), quiet, until=2)
+    after = dict(load_pipeline(tmp_path / "run/model").denoiser_global.named_parameters())
+    temporal = {id(weight) for weight in before.temporal_parameters()}
+    moved = {id(weight): not torch.equal(weight, after[name]) for name, weight in before.named_parameters()}
+    assert {key for key, moves in moved.items() if moves} == moved.keys() - temporal
+
+
+def test_two_learning_rates_go_on_bitwise(world: Path, tmp_path: Path) -> None:
+    whole, halves = (made(world, tmp_path / name, temporal_lr_factor=3.0) for name in ("whole", "halves"))
+    train(whole, quiet)
+    train(halves, quiet, until=2)
+    train(halves, quiet)
+    ends = [load_file(each.output / "checkpoints/step-000004/weights.safetensors") for each in (whole, halves)]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
