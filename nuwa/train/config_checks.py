@@ -1,0 +1,183 @@
+"""Whether a training can be as its settings say: choices, ranges, settings without effect; and defaults by stage."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
+
+from nuwa.hierarchy import strides
+from nuwa.train.config import (
+    AUTOENCODER_STAGES,
+    DEFAULT_LENGTH,
+    DEFAULTS,
+    IMAGE_STAGES,
+    PLANNED,
+    STAGES,
+    TrainConfig,
+    TrainError,
+)
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """Check a config and fill in the defaults of its stage."""
+    if config.stage in PLANNED:
+        raise TrainError(f"stage {config.stage} is not implemented yet; choose one of {', '.join(STAGES)}")
+    if config.stage not in STAGES:
+        raise TrainError(f"there is no stage {config.stage!r}; choose one of {', '.join(STAGES)}")
+    steps, batch, lr = DEFAULTS[config.stage]
+    _check_choices(config)
+    config = dataclasses.replace(
+        config,
+        length=_length(config),
+        steps=steps if config.steps is None else config.steps,
+        batch=batch if config.batch is None else config.batch,
+        lr=lr if config.lr is None else config.lr,
+    )
+    _check_ranges(config)
+    _check_effects(config)
+    _check_adversary(config)
+    _check_workers(config)
+    strides(config.window_length, config.depth)  # raises NuwaError for a length or depth that cannot be
+    return config
+
+
+def batch_share(batch: int, workers: int) -> int:
+    """Rows of each worker. Raises TrainError where the workers cannot share a batch equally."""
+    if batch % workers:
+        raise TrainError(
+            f"batch is {batch}, which {workers} workers cannot share equally; give a multiple of {workers}, "
+            f"for instance --batch {-(-batch // workers) * workers}"
+        )
+    return batch // workers
+
+
+def keeps_length(config: TrainConfig) -> bool:
+    """True where windows stay as long as those of --init: image stages read single frames."""
+    return config.stage in IMAGE_STAGES and config.init is not None
+
+
+def _length(config: TrainConfig) -> int:
+    """Frames of a window: those asked for, or those of --init, or the default."""
+    of_init = None if config.init is None else _length_of(config.init)
+    if config.length is None:
+        return DEFAULT_LENGTH if of_init is None else of_init
+    if keeps_length(config) and of_init not in (None, config.length):
+        raise TrainError(
+            f"length is {config.length}, but stage {config.stage} keeps the windows of --init, {of_init} frames long; "
+            "leave it away, and give it to vae and mtd"
+        )
+    return config.length
+
+
+def _length_of(init: Path) -> int | None:
+    """Window length of a pipeline folder; None where there is none to be read, which loading it tells better."""
+    try:
+        entries = json.loads((init / "model_index.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    length = entries.get("window_length") if isinstance(entries, dict) else None
+    return length if isinstance(length, int) else None
+
+
+_COUNTS = ("steps", "batch", "hop", "checkpoint_every", "keep_checkpoints", "log_every", "workers")
+_NOT_BELOW_0 = (
+    "seed",
+    "warmup",
+    "adversarial_start",
+    "weight_decay",
+    "kl_weight",
+    "loader_workers",
+    "frame_cache_mb",
+    "latent_cache_mb",
+)
+_MASKS = ("global_mask_frac", "first_frame_frac", "prediction_frac", "infilling_frac")
+_FRACTIONS = ("decay_frac", "ema_decay", "prompt_dropout", "condition_dropout", *_MASKS)
+_INFINITY = float("inf")
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(_COUNTS, (1, _INFINITY)),
+    **dict.fromkeys(_NOT_BELOW_0, (0, _INFINITY)),
+    **dict.fromkeys(_FRACTIONS, (0, 1)),
+    "condition_noise": (0, 1000),
+    **dict.fromkeys(("perceptual_weight", "adversarial_weight", "temporal_lr_factor"), (0, 1000)),
+}
+
+
+def _check_choices(config: TrainConfig) -> None:
+    """Raise TrainError for a word that a setting does not know."""
+    for name, hint in get_type_hints(TrainConfig).items():
+        if get_origin(hint) is Literal and getattr(config, name) not in get_args(hint):
+            raise TrainError(f"{name} is {getattr(config, name)!r}; choose one of {', '.join(get_args(hint))}")
+
+
+def _check_ranges(config: TrainConfig) -> None:
+    """Raise TrainError for a number that nothing can be trained with."""
+    for name in (*_RANGES, "lr", "clip_norm"):
+        if not math.isfinite(getattr(config, name)):
+            raise TrainError(f"{name} is {getattr(config, name)}; it must be a finite number")
+    for name, (least, most) in _RANGES.items():
+        if not least <= getattr(config, name) <= most:
+            rule = f"be at least {least}" if most == _INFINITY else f"lie between {least} and {most}"
+            raise TrainError(f"{name} is {getattr(config, name)}; it must {rule}")
+    if (shares := sum(getattr(config, name) for name in _MASKS)) > 1 + 1e-9:
+        raise TrainError(f"{' + '.join(_MASKS)} is {shares:g}; as shares of the windows they may be at most 1 together")
+    for name in ("lr", "clip_norm"):
+        if not getattr(config, name) > 0:
+            raise TrainError(f"{name} is {getattr(config, name)}; it must be above 0")
+    if config.threads is not None and config.threads < 1:
+        raise TrainError(f"threads is {config.threads}; it must be at least 1")
+
+
+_PERCEPTUAL = ("lpips_weights", "perceptual_weight")
+_ADVERSARIAL = ("adversarial_weight", "adversarial_start", "adversarial_balance")
+_WINDOWS = ("levels", "condition", "condition_noise", "condition_dropout", "gradient_checkpointing", *_MASKS)
+_STAGES_WITH: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(_WINDOWS, ("mtd",)),
+    "prompt_dropout": ("image", "mtd"),
+    **dict.fromkeys(("depth", "temporal_lr_factor"), ("vae", "mtd")),
+    "vae_trains": ("vae",),
+    **dict.fromkeys(("kl_weight", *_PERCEPTUAL, *_ADVERSARIAL), AUTOENCODER_STAGES),
+}
+"""Stages in which a setting does something; those not named do something in all."""
+_OF_NEW_PARTS = ("preset", "injection", "prediction_type")
+
+
+def without_effect(config: TrainConfig) -> dict[str, str]:
+    """Settings that change nothing in this training, with the reason and the remedy."""
+    reasons: dict[str, str] = {}
+    if config.init is not None:
+        reasons |= dict.fromkeys(_OF_NEW_PARTS, "the pipeline of --init decides that; leave one of both away")
+    if config.lpips_weights is None:
+        reasons["perceptual_weight"] = "there is no perceptual term; give --lpips-weights, or leave it away"
+    if config.adversarial_weight == 0:
+        missing = "there is no adversarial term; give --adversarial-weight, or leave it away"
+        reasons |= dict.fromkeys(_ADVERSARIAL[1:], missing)
+    for name, stages in _STAGES_WITH.items():
+        if config.stage not in stages:
+            remedy = f"leave it away, or choose {' or '.join(stages)}"
+            reasons[name] = f"stage {config.stage} does nothing with it; {remedy}"
+    return reasons
+
+
+def _check_effects(config: TrainConfig) -> None:
+    """Raise TrainError for a setting that was changed and does nothing."""
+    defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    for name, reason in without_effect(config).items():
+        if getattr(config, name) != defaults[name]:
+            raise TrainError(f"{name} is {getattr(config, name)}, but {reason}")
+
+
+def _check_adversary(config: TrainConfig) -> None:
+    """Raise TrainError for a discriminator that never starts."""
+    if config.adversarial_weight > 0 and config.adversarial_start >= (config.steps or 0):
+        raise TrainError(
+            f"adversarial_start is {config.adversarial_start}, but the training ends after {config.steps} steps;"
+            " give fewer, or set adversarial_weight to 0"
+        )
+
+
+def _check_workers(config: TrainConfig) -> None:
+    """Raise TrainError for workers that there are not, or that cannot share a batch."""
+    if config.engine == "local" and config.workers > 1:
+        raise TrainError(f"workers is {config.workers}, but engine local is one process; leave one of both away")
+    batch_share(config.batch or 0, config.workers)
