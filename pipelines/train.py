@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from tyro.conf import Positional
 
-from nuwa.train.config import TrainConfig, resolve
+from nuwa.train.config import TrainConfig
+from nuwa.train.config_checks import resolve
 from nuwa.train.run_folder import check_output, finished
 from pipelines import cli
 

@@ -6,7 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
-from nuwa.train.config import FREE_TO_CHANGE, TrainConfig, TrainError, keeps_length, without_effect
+from nuwa.train.config import FREE_TO_CHANGE, TrainConfig, TrainError
+from nuwa.train.config_checks import keeps_length, without_effect
 
 _FORMAT = 2
 """1, not written: `batch` counted the windows of one worker. 2: those of all workers together."""

@@ -11,7 +11,8 @@ from nuwa.data.runs import read_runs
 from nuwa.generate.pipeline_folder import load_pipeline, save_pipeline
 from nuwa.generate.windows import FixedFrame, WindowTask, conditioning
 from nuwa.hierarchy import Window
-from nuwa.train.config import TrainConfig, resolve
+from nuwa.train.config import TrainConfig
+from nuwa.train.config_checks import resolve
 from nuwa.train.mtd_stage import MtdStage
 from nuwa.train.stages import video_of
 from tests.nuwa.stack import LENGTH, build

@@ -13,7 +13,8 @@ from nuwa.data.runs import DataError, read_runs
 from nuwa.generate.pipeline_folder import load_pipeline, save_pipeline
 from nuwa.hierarchy import NuwaError
 from nuwa.train import draws
-from nuwa.train.config import TrainConfig, TrainError, resolve
+from nuwa.train.config import TrainConfig, TrainError
+from nuwa.train.config_checks import resolve
 from nuwa.train.image_vae_stage import ImageVaeStage
 from nuwa.train.loop import Progress, lr_factor, train
 from nuwa.train.mtd_stage import MtdStage

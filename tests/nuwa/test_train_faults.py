@@ -12,7 +12,8 @@ from nuwa.data.windows import WindowSample
 from nuwa.generate.pipeline_folder import load_pipeline, weights_fingerprint
 from nuwa.hierarchy import NuwaError
 from nuwa.train.checkpoint import load_checkpoint, load_newest, save_checkpoint
-from nuwa.train.config import TrainConfig, TrainError, resolve
+from nuwa.train.config import TrainConfig, TrainError
+from nuwa.train.config_checks import resolve
 from nuwa.train.curves import Curves
 from nuwa.train.loop import Trainer, train
 from nuwa.train.run_folder import check_output, steps_in

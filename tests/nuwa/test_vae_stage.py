@@ -15,7 +15,8 @@ from nuwa.hierarchy import NuwaError
 from nuwa.models.perceptual import Lpips
 from nuwa.models.vae import TemporalVAE
 from nuwa.train.autoencoder_loss import AutoencoderLoss
-from nuwa.train.config import TrainConfig, TrainError, VaeTrains, resolve
+from nuwa.train.config import TrainConfig, TrainError, VaeTrains
+from nuwa.train.config_checks import resolve
 from nuwa.train.loop import Trainer, train
 from nuwa.train.mtd_stage import MtdStage
 from nuwa.train.vae_stage import choose_weights

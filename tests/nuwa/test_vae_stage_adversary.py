@@ -15,7 +15,7 @@ from nuwa.models.discriminator import (
     layers_for,
 )
 from nuwa.train.autoencoder_loss import AutoencoderLoss
-from nuwa.train.config import resolve
+from nuwa.train.config_checks import resolve
 from nuwa.train.loop import train
 from nuwa.train.run_folder import steps_in
 from tests.nuwa.vae_training import CPU, made, scalars_of, stage_of, stored, write_world

@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from nuwa.data.runs import read_runs
 from nuwa.generate.pipeline_folder import load_pipeline, save_pipeline
 from nuwa.models.perceptual import Lpips
-from nuwa.train.config import TrainConfig, resolve
+from nuwa.train.config import TrainConfig
+from nuwa.train.config_checks import resolve
 from nuwa.train.image_vae_stage import ImageVaeStage
 from nuwa.train.loop import train
 from nuwa.train.run_folder import steps_in
