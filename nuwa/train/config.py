@@ -16,9 +16,10 @@ VaeTrains = Literal["temporal", "decoder", "temporal+decoder", "all"]
 DEMO_TEXT_ENCODER = Path(__file__).parents[2] / "demo" / "weights" / "coca"
 
 _PLACES = ("dataset", "output", "init", "text_encoder", "ray_address")
-_RHYTHM = ("steps", "checkpoint_every", "keep_checkpoints", "log_every")
+_RHYTHM = ("steps", "checkpoint_every", "keep_checkpoints", "keep_best", "log_every", "sample_every")
 _MACHINERY = ("threads", "loader_workers", "frame_cache_mb", "latent_cache_mb", "workers", "engine")
-FREE_TO_CHANGE = frozenset({*_PLACES, *_RHYTHM, *_MACHINERY, "gradient_checkpointing"})
+_ROUNDING = ("gradient_checkpointing", "accumulate", "compile")
+FREE_TO_CHANGE = frozenset({*_PLACES, *_RHYTHM, *_MACHINERY, *_ROUNDING})
 """Fields that may differ when a run is continued: places and machinery; all others change what is learned."""
 
 
@@ -53,6 +54,9 @@ class TrainConfig:
     batch: int | None = None
     """Windows (frames for image-vae and image) per step, shared by all workers equally; default by stage. So any
     number of workers learns from the same windows and noise, but for rounding and the adaptive adversarial weight."""
+    accumulate: int = 1
+    """Parts that each worker takes its share of a batch in, one after another: less memory, the same windows and noise,
+    the same result but for rounding and the adaptive adversarial weight."""
     lr: float | None = None
     """Peak learning rate; default by stage."""
     temporal_lr_factor: float = 1.0
@@ -60,7 +64,9 @@ class TrainConfig:
     warmup: int = 100
     """Steps over which the learning rate rises from 0."""
     decay_frac: float = 0.3
-    """Last part of the steps over which the learning rate falls to 0, linearly."""
+    """Last part of the steps over which the learning rate falls to 0."""
+    decay: Literal["linear", "cosine"] = "linear"
+    """Shape of that fall."""
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     """Largest norm of the gradient of all weights together."""
@@ -68,6 +74,9 @@ class TrainConfig:
     """Decay of the averaged weights, which are the ones saved in model/; young averages decay faster."""
     prediction_type: Literal["v_prediction", "epsilon"] = "v_prediction"
     """What a new denoiser predicts; with --init the scheduler of that folder decides."""
+    min_snr_gamma: float | None = None
+    """image, mtd: most signal-to-noise ratio that the loss of clean latents is weighted by (Hang et al. 2023 take 5);
+    without it the error of what the network predicts counts the same at every step."""
     prompt_dropout: float = 0.1
     """Probability that a window loses all its prompts (classifier-free guidance)."""
     condition_dropout: float = 0.1
@@ -105,12 +114,19 @@ class TrainConfig:
     adversarial_balance: Literal["adaptive", "fixed"] = "adaptive"
     """adaptive scales the term until it pulls at the decoder's last layer as hard as the reconstruction (VQGAN)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Autocast type; auto takes bf16 where that was measured faster: recent GPUs, autoencoders on CPUs with AMX."""
+    """Autocast type; auto takes bf16 where that was measured faster: recent GPUs, autoencoders on CPUs with AMX.
+    Weights, gradients, their sums and the loss stay fp32."""
+    compile: bool = False
+    """Compile the network that trains (torch.compile): slower to start, other rounding. Needs a C++ compiler."""
     seed: int = 0
     checkpoint_every: int = 500
     """Steps between checkpoints; model/ is written with each."""
     keep_checkpoints: int = 2
+    keep_best: bool = False
+    """Also keep the checkpoint before which the mean loss since the one before it was lowest, its model in best/."""
     log_every: int = 20
+    sample_every: int = 0
+    """Steps between samples of the averaged weights, into RUN/samples, and their figures; 0 makes none."""
     threads: int | None = None
     """CPU threads of each worker; default all cores shared out among the workers."""
     loader_workers: int = 0

@@ -38,6 +38,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     _check_effects(config)
     _check_adversary(config)
     _check_workers(config)
+    _check_parts(config)
     strides(config.window_length, config.depth)  # raises NuwaError for a length or depth that cannot be
     return config
 
@@ -80,10 +81,11 @@ def _length_of(init: Path) -> int | None:
     return length if isinstance(length, int) else None
 
 
-_COUNTS = ("steps", "batch", "hop", "checkpoint_every", "keep_checkpoints", "log_every", "workers")
+_COUNTS = ("steps", "batch", "accumulate", "hop", "checkpoint_every", "keep_checkpoints", "log_every", "workers")
 _NOT_BELOW_0 = (
     "seed",
     "warmup",
+    "sample_every",
     "adversarial_start",
     "weight_decay",
     "kl_weight",
@@ -93,6 +95,7 @@ _NOT_BELOW_0 = (
 )
 _MASKS = ("global_mask_frac", "first_frame_frac", "prediction_frac", "infilling_frac")
 _FRACTIONS = ("decay_frac", "ema_decay", "prompt_dropout", "condition_dropout", *_MASKS)
+_ABOVE_0 = ("lr", "clip_norm", "min_snr_gamma")
 _INFINITY = float("inf")
 _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(_COUNTS, (1, _INFINITY)),
@@ -112,8 +115,8 @@ def _check_choices(config: TrainConfig) -> None:
 
 def _check_ranges(config: TrainConfig) -> None:
     """Raise TrainError for a number that nothing can be trained with."""
-    for name in (*_RANGES, "lr", "clip_norm"):
-        if not math.isfinite(getattr(config, name)):
+    for name in (*_RANGES, *_ABOVE_0):
+        if not math.isfinite(getattr(config, name) or 0):
             raise TrainError(f"{name} is {getattr(config, name)}; it must be a finite number")
     for name, (least, most) in _RANGES.items():
         if not least <= getattr(config, name) <= most:
@@ -121,9 +124,9 @@ def _check_ranges(config: TrainConfig) -> None:
             raise TrainError(f"{name} is {getattr(config, name)}; it must {rule}")
     if (shares := sum(getattr(config, name) for name in _MASKS)) > 1 + 1e-9:
         raise TrainError(f"{' + '.join(_MASKS)} is {shares:g}; as shares of the windows they may be at most 1 together")
-    for name in ("lr", "clip_norm"):
-        if not getattr(config, name) > 0:
-            raise TrainError(f"{name} is {getattr(config, name)}; it must be above 0")
+    for name in _ABOVE_0:
+        if (value := getattr(config, name)) is not None and not value > 0:
+            raise TrainError(f"{name} is {value}; it must be above 0")
     if config.threads is not None and config.threads < 1:
         raise TrainError(f"threads is {config.threads}; it must be at least 1")
 
@@ -133,7 +136,8 @@ _ADVERSARIAL = ("adversarial_weight", "adversarial_start", "adversarial_balance"
 _WINDOWS = ("levels", "condition", "condition_noise", "condition_dropout", "gradient_checkpointing", *_MASKS)
 _STAGES_WITH: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_WINDOWS, ("mtd",)),
-    "prompt_dropout": ("image", "mtd"),
+    **dict.fromkeys(("prompt_dropout", "min_snr_gamma"), ("image", "mtd")),
+    "sample_every": ("image-vae", "image", "vae", "mtd"),
     **dict.fromkeys(("depth", "temporal_lr_factor"), ("vae", "mtd")),
     "vae_trains": ("vae",),
     **dict.fromkeys(("kl_weight", *_PERCEPTUAL, *_ADVERSARIAL), AUTOENCODER_STAGES),
@@ -181,3 +185,14 @@ def _check_workers(config: TrainConfig) -> None:
     if config.engine == "local" and config.workers > 1:
         raise TrainError(f"workers is {config.workers}, but engine local is one process; leave one of both away")
     batch_share(config.batch or 0, config.workers)
+
+
+def _check_parts(config: TrainConfig) -> None:
+    """Raise TrainError for parts that a worker's share of the batch cannot be cut into."""
+    share = batch_share(config.batch or 0, config.workers)
+    if share % config.accumulate:
+        fitting = max(parts for parts in range(1, config.accumulate) if share % parts == 0)
+        raise TrainError(
+            f"accumulate is {config.accumulate}, but the {share} rows of a worker's batch cannot be taken in that many "
+            f"equal parts; give a divisor of {share}, for instance --accumulate {fitting}"
+        )
