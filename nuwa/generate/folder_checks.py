@@ -11,7 +11,11 @@ from nuwa.hierarchy import NuwaError
 
 INDEX = "model_index.json"
 CONFIGS = ("config.json", "scheduler_config.json", "tokenizer_config.json")
-CLASS_NAME = "NuwaXLPipeline"
+_WRITERS = {
+    "NuwaXLPipeline": "pipelines.train (stage image-vae, image, vae or mtd)",
+    "StunetPipeline": "pipelines.train (stage stunet or ssr)",
+}
+"""What leaves a folder of each class of pipelines."""
 COUNTS = (
     "attention_head_dim",
     "block_out_channels",
@@ -29,20 +33,13 @@ COUNTS = (
 """Entries of configurations that are numbers of at least 1, or lists of such, or null where a default takes over."""
 
 
-def components(folder: Path) -> list[str]:
-    """Names of the components that the index of a pipeline folder lists."""
-    index = folder / INDEX
-    if not folder.is_dir():
-        raise NuwaError(f"there is no pipeline folder {folder}; give the folder `model` that a training run wrote")
-    if not index.is_file():
+def components(folder: Path, class_name: str) -> list[str]:
+    """Names of the components that the index of a pipeline folder of class `class_name` lists."""
+    index, entries = folder / INDEX, _index_of(folder)
+    if entries.get("_class_name") != class_name:
         raise NuwaError(
-            f"{folder} is no pipeline folder ({index.name} is missing); give the folder `model` of a training"
-        )
-    entries = read_json(index)
-    if entries.get("_class_name") != CLASS_NAME:
-        raise NuwaError(
-            f"{index} describes {entries.get('_class_name')}, not {CLASS_NAME}; "
-            "give a folder written by pipelines.train"
+            f"{index} describes {entries.get('_class_name')}, not {class_name}; "
+            f"give a folder written by {_WRITERS.get(class_name, class_name)}"
         )
     listed = {name: entry for name, entry in entries.items() if isinstance(entry, list)}
     for name, entry in listed.items():
@@ -51,6 +48,21 @@ def components(folder: Path) -> list[str]:
                 f"{index} is damaged ({name} is {entry}, not a library and a class); copy or train this pipeline again"
             )
     return [name for name, entry in listed.items() if entry != [None, None]]
+
+
+def class_name_of(folder: Path) -> str | None:
+    """Class of the pipeline in a folder, as its index says. NuwaError where there is no pipeline folder."""
+    name = _index_of(folder).get("_class_name")
+    return name if isinstance(name, str) else None
+
+
+def _index_of(folder: Path) -> dict:
+    """Entries of the index of a pipeline folder."""
+    if not folder.is_dir():
+        raise NuwaError(f"there is no pipeline folder {folder}; give the folder `model` that a training run wrote")
+    if not (folder / INDEX).is_file():
+        raise NuwaError(f"{folder} is no pipeline folder ({INDEX} is missing); give the folder `model` of a training")
+    return read_json(folder / INDEX)
 
 
 def read_json(path: Path) -> dict:

@@ -1,14 +1,11 @@
 """One diffusers pipeline folder with all that generation needs: models, prompts, scheduler, sizes; and the call."""
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import is_compiled_module
@@ -18,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from nuwa.generate.executors import LocalExecutor
-from nuwa.generate.folder_checks import check_component, check_keys, components
+from nuwa.generate.folder_pipeline import FolderPipeline
 from nuwa.generate.long_video import Progress, frame_plan, generate_frames
 from nuwa.generate.number_checks import is_number, is_whole
 from nuwa.generate.samplers import SamplerName
@@ -31,18 +28,6 @@ from nuwa.models.vae import TemporalVAE
 Frames = list[list[Image.Image]] | np.ndarray | torch.Tensor
 OnWindowEnd = Callable[[Window, WindowResult], None]
 
-_LOADING_ERRORS = (
-    OSError,
-    ValueError,
-    RuntimeError,
-    TypeError,
-    ArithmeticError,
-    LookupError,
-    AttributeError,
-    ImportError,
-)
-"""What diffusers, transformers and torch raise for files that do not make sense."""
-
 
 @dataclass
 class NuwaXLPipelineOutput(BaseOutput):
@@ -54,7 +39,7 @@ class NuwaXLPipelineOutput(BaseOutput):
     frames: Frames
 
 
-class NuwaXLPipeline(DiffusionPipeline):
+class NuwaXLPipeline(FolderPipeline):
     """The components of NUWA-XL and the sizes they were trained at; called, it makes a video.
 
     `denoiser_local=None`, or the same object as `denoiser_global`, means that one network serves all levels:
@@ -80,10 +65,17 @@ class NuwaXLPipeline(DiffusionPipeline):
     ) -> None:
         super().__init__()
         denoiser_local = None if denoiser_local is denoiser_global else denoiser_local
-        _check_classes(vae, denoiser_global, denoiser_local, text_encoder)
+        check_classes(
+            (
+                ("vae", vae, TemporalVAE),
+                ("denoiser_global", denoiser_global, MaskTemporalUNet),
+                ("denoiser_local", denoiser_global if denoiser_local is None else denoiser_local, MaskTemporalUNet),
+                ("text_encoder", text_encoder, PromptEncoder),
+            )
+        )
         _check_fit(vae, {"denoiser_global": denoiser_global, "denoiser_local": denoiser_local}, text_encoder)
-        _check_sizes(window_length, train_fps, height, width)
-        _check_fits_vae(vae, height, width)
+        check_sizes(window_length, train_fps, height, width)
+        check_fits_vae(vae, height, width)
         self.register_modules(
             vae=vae,
             denoiser_global=denoiser_global,
@@ -94,40 +86,9 @@ class NuwaXLPipeline(DiffusionPipeline):
         )
         self.register_to_config(window_length=window_length, train_fps=train_fps, height=height, width=width)
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
-        """A pipeline from a folder; the options are those of `DiffusionPipeline.from_pretrained`.
-
-        Raises NuwaError, one line naming the file, when something is missing, cut short or does not fit.
-        """
-        folder = Path(pretrained_model_name_or_path)
-        stored = [name for name in components(folder) if name not in kwargs]
-        for name in stored:
-            check_component(folder / name)
-        try:
-            pipe = super().from_pretrained(folder, **kwargs)
-        except NuwaError as error:
-            raise NuwaError(f"pipeline folder {folder}: {error}") from error
-        except _LOADING_ERRORS as error:
-            line = " ".join(f"{type(error).__name__}: {error}".split())
-            raise NuwaError(f"pipeline folder {folder} cannot be loaded ({line}); train or copy it again") from error
-        for name in stored:
-            if isinstance(module := pipe.components[name], nn.Module):
-                check_keys(folder / name, module)
-        return pipe
-
     def denoiser_at(self, level: int) -> MaskTemporalUNet:
         """The denoiser of `level`; the local one when it exists and the level is not the global one."""
         return self.denoiser_local if level > 0 and self.denoiser_local is not None else self.denoiser_global
-
-    @torch.no_grad()
-    def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
-        """Tokens of each prompt: (n_prompts, n_tokens, d), in the text encoder's precision and on its device."""
-        if not prompts:
-            raise NuwaError("no prompt to encode; give at least one (an empty string is a prompt)")
-        length = min(self.tokenizer.model_max_length, self.text_encoder.context_length)
-        tokens = self.tokenizer(prompts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-        return self.text_encoder(tokens["input_ids"].to(self.text_encoder.device))
 
     @torch.no_grad()
     def __call__(
@@ -307,21 +268,15 @@ def _check_numbers_of(given: Mapping[int, FixedFrame] | None) -> None:
             raise NuwaError(f"given has a frame {number!r}; give whole numbers, each with its FixedFrame")
 
 
-def _check_classes(vae: Any, denoiser_global: Any, denoiser_local: Any, text_encoder: Any) -> None:
-    """Raise NuwaError for networks of other kinds."""
-    needed = (
-        ("vae", vae, TemporalVAE),
-        ("denoiser_global", denoiser_global, MaskTemporalUNet),
-        ("denoiser_local", denoiser_global if denoiser_local is None else denoiser_local, MaskTemporalUNet),
-        ("text_encoder", text_encoder, PromptEncoder),
-    )
+def check_classes(needed: Sequence[tuple[str, Any, type[nn.Module]]]) -> None:
+    """Raise NuwaError for a component, given with its name, of another class than is needed; it may be compiled."""
     for name, module, kind in needed:
         module = module._orig_mod if is_compiled_module(module) else module
         if not isinstance(module, kind):
             raise NuwaError(f"{name} is a {type(module).__name__}; a {kind.__name__} is needed, as training writes it")
 
 
-def _check_sizes(window_length: int, train_fps: float, height: int, width: int) -> None:
+def check_sizes(window_length: int, train_fps: float, height: int, width: int) -> None:
     """Raise NuwaError for numbers that no window and no frame can have."""
     rules = (
         ("window_length", window_length, is_whole(window_length, 3), "a whole number of frames, at least 3"),
@@ -334,7 +289,8 @@ def _check_sizes(window_length: int, train_fps: float, height: int, width: int) 
             raise NuwaError(f"{name} is {size!r}; it must be {rule}")
 
 
-def _check_fits_vae(vae: TemporalVAE, height: int, width: int) -> None:
+def check_fits_vae(vae: TemporalVAE, height: int, width: int) -> None:
+    """Raise NuwaError for frames that the autoencoder cannot take."""
     factor = vae.downsample_factor
     if height % factor or width % factor:
         raise NuwaError(f"frames of {width}x{height} px do not fit vae; both sides must be multiples of {factor}")

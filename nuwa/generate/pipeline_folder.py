@@ -20,16 +20,18 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from nuwa.generate.folder_checks import CONFIGS, INDEX, components, read_json
+from nuwa.generate.folder_pipeline import FolderPipeline
 from nuwa.generate.pipeline import NuwaXLPipeline
 from nuwa.hierarchy import NuwaError
 
 T = TypeVar("T")
+P = TypeVar("P", bound=FolderPipeline)
 
 _READS = 5
 """Times a folder is read that keeps changing meanwhile."""
 
 
-def save_pipeline(pipe: NuwaXLPipeline, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+def save_pipeline(pipe: FolderPipeline, folder: str | Path, dtype: torch.dtype | None = None) -> None:
     """Write a complete pipeline folder under a temporary name, then put it in place of `folder`.
 
     `dtype` is the type of the weights on disk; the pipeline in memory keeps its own. Where the file system can
@@ -55,7 +57,7 @@ def save_pipeline(pipe: NuwaXLPipeline, folder: str | Path, dtype: torch.dtype |
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _save_parts(pipe: NuwaXLPipeline, folder: Path) -> None:
+def _save_parts(pipe: FolderPipeline, folder: Path) -> None:
     """Every component in a folder of its own."""
     try:
         pipe.save_pretrained(folder)
@@ -72,10 +74,16 @@ def load_pipeline(folder: str | Path, *, weights_sha256: str | None = None) -> N
     `weights_fingerprint` said of the folder earlier: these weights, or none.
     Raises NuwaError, one line naming the file, when something is missing, cut short or does not fit.
     """
-    folder = Path(folder)
-    pipe, found = _in_one_state(
-        folder, lambda: (_read(folder), None if weights_sha256 is None else _fingerprint(folder))
-    )
+    return read_pipeline(NuwaXLPipeline, Path(folder), weights_sha256)
+
+
+def read_pipeline(kind: type[P], folder: Path, weights_sha256: str | None = None) -> P:
+    """`load_pipeline` for a folder of the pipeline class `kind`."""
+
+    def read() -> tuple[P, str | None]:
+        return _read(kind, folder), None if weights_sha256 is None else _fingerprint(folder, kind.__name__)
+
+    pipe, found = _in_one_state(folder, read)
     if found != weights_sha256:
         raise NuwaError(
             f"the pipeline at {folder} has changed since this video was begun; put the one there that it was begun "
@@ -104,23 +112,31 @@ def stored_pipeline(folder: str | Path) -> StoredPipeline:
 
     Raises NuwaError when there is none or its index is damaged; whether the weights fit shows when they are loaded.
     """
-    folder = Path(folder)
-    return _in_one_state(folder, lambda: StoredPipeline(folder, _fingerprint(folder), **_sizes(folder / INDEX)))
+    return stored_as(NuwaXLPipeline, Path(folder))
 
 
-def weights_fingerprint(folder: str | Path) -> str:
+def stored_as(kind: type[FolderPipeline], folder: Path) -> StoredPipeline:
+    """`stored_pipeline` for a folder of the pipeline class `kind`."""
+
+    def read() -> StoredPipeline:
+        return StoredPipeline(folder, _fingerprint(folder, kind.__name__), **_sizes(kind, folder / INDEX))
+
+    return _in_one_state(folder, read)
+
+
+def weights_fingerprint(folder: str | Path, class_name: str = NuwaXLPipeline.__name__) -> str:
     """SHA-256 over names and bytes of the weights and configurations of a pipeline folder, of one state of it.
 
     Files of the tokenizer are left out: transformers writes its last call into them, and the vocabulary goes with
     the text encoder.
     """
     folder = Path(folder)
-    return _in_one_state(folder, lambda: _fingerprint(folder))
+    return _in_one_state(folder, lambda: _fingerprint(folder, class_name))
 
 
-def _fingerprint(folder: Path) -> str:
+def _fingerprint(folder: Path, class_name: str) -> str:
     digest = hashlib.sha256()
-    for name in sorted(components(folder)):
+    for name in sorted(components(folder, class_name)):
         weights = (folder / name).rglob("*.safetensors")
         for path in sorted([*weights, *(folder / name).glob("*config.json")]):
             if path.name != "tokenizer_config.json":
@@ -140,9 +156,9 @@ def _file_digest(path: Path) -> bytes:
         ) from error
 
 
-def _sizes(index: Path) -> dict[str, Any]:
+def _sizes(kind: type[FolderPipeline], index: Path) -> dict[str, Any]:
     """The numbers in the index of a pipeline folder; those it lacks are the defaults of the pipeline."""
-    entries, known = read_json(index), signature(NuwaXLPipeline.__init__).parameters
+    entries, known = read_json(index), signature(kind.__init__).parameters
     sizes = {name: entries.get(name, known[name].default) for name in ("window_length", "train_fps", "height", "width")}
     for name, size in sizes.items():
         if not isinstance(size, int | float if name == "train_fps" else int) or size <= 0:
@@ -150,11 +166,11 @@ def _sizes(index: Path) -> dict[str, Any]:
     return sizes
 
 
-def _read(folder: Path) -> NuwaXLPipeline:
+def _read(kind: type[P], folder: Path) -> P:
     logging.disable_progress_bar()
     try:
         # low_cpu_mem_usage would leave weights that a file lacks without a value, and fail on them by another name
-        return NuwaXLPipeline.from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False)
+        return kind.from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False)
     finally:
         logging.enable_progress_bar()
 
