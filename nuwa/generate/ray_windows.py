@@ -10,7 +10,6 @@ import itertools
 import logging
 import os
 import re
-import socket
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from nuwa.data.ray_address import cluster_address, knock
 from nuwa.generate.executors import LocalExecutor, alone
 from nuwa.generate.pipeline import pick_device
 from nuwa.generate.pipeline_folder import load_pipeline, weights_fingerprint
@@ -37,9 +37,6 @@ TRIES = 3
 
 QUEUED = 2
 """Batches that a worker holds: the one it runs and one that waits, so that it never idles while results travel."""
-
-KNOCK_S = 10.0
-"""How long a cluster may take to answer."""
 
 START_S = 600.0
 """How long no worker at all may be there before the video is given up."""
@@ -278,9 +275,9 @@ def _connect(address: str | None) -> bool:
     """Join a cluster, or start one on this machine; true when `ray.shutdown` falls to us."""
     if ray.is_initialized():
         return False
-    address = address or os.environ.get("RAY_ADDRESS")
+    address = cluster_address(address)
     try:
-        _knock(address or "local")
+        knock(address or "local")
         ray.init(
             address=address or "local",
             **({} if address else {"include_dashboard": False}),
@@ -292,13 +289,6 @@ def _connect(address: str | None) -> bool:
         where = f"no Ray cluster at {address}" if address else "Ray does not start on this machine"
         raise NuwaError(f"{where} ({reason}); check the address and, where the cluster wants one, the token") from error
     return True
-
-
-def _knock(address: str) -> None:
-    """Raise OSError when nobody listens at host:port: Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
 
 
 def _free() -> str:
