@@ -43,21 +43,29 @@ class Learner:
             if params
         ]
         self.optimizer = torch.optim.AdamW(groups, betas=betas, weight_decay=weight_decay, fused=True)
+        self._loss = torch.zeros(())
 
-    def take_step(self, loss: torch.Tensor, lr: float) -> torch.Tensor:
-        """One optimiser step down the gradient of `loss`; the gradient's norm before it is clipped.
+    def add(self, loss: torch.Tensor, share: float = 1.0) -> None:
+        """Add the gradient of one part of the batch, which counts for `share` of it, to that of the next step."""
+        (loss * share).backward()
+        self._loss = self._loss + share * loss.detach()
+
+    def take_step(self, lr: float) -> torch.Tensor:
+        """One optimiser step down the gradient that was added; its norm before it is clipped.
 
         Raises NotFiniteError instead of a step that would make every weight NaN.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_factor"]
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss, self._loss = self._loss, torch.zeros(())
         average_gradients(self.params)
         norm = torch.nn.utils.clip_grad_norm_(self.params, self.clip_norm)
-        if not bool(norm.isfinite() & loss.isfinite()):
-            raise NotFiniteError(f"loss {loss.item():g}, norm of the gradient {norm.item():g}")
-        self.optimizer.step()
+        try:
+            if not bool(norm.isfinite() & loss.isfinite()):
+                raise NotFiniteError(f"loss {loss.item():g}, norm of the gradient {norm.item():g}")
+            self.optimizer.step()
+        finally:
+            self.optimizer.zero_grad(set_to_none=True)
         return norm.detach()
 
     def check_weights(self) -> None:

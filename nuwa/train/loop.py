@@ -2,10 +2,8 @@
 
 import logging
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -25,8 +23,11 @@ from nuwa.train.ema import Ema
 from nuwa.train.image_vae_stage import ImageVaeStage
 from nuwa.train.learner import Learner, NotFiniteError
 from nuwa.train.mtd_stage import MtdStage
+from nuwa.train.progress import Means, Meter, Progress, Report
 from nuwa.train.run_folder import check_output, finished, remove_drafts, step_name, steps_in, write_config
+from nuwa.train.schedule import lr_factor
 from nuwa.train.stages import Adversary, ImageStage, Losses, Stage
+from nuwa.train.utilisation import Utilisation
 from nuwa.train.vae_stage import VaeStage
 
 log = logging.getLogger(__name__)
@@ -37,26 +38,6 @@ STAGE_TYPES: dict[str, type[ImageVaeStage] | type[ImageStage] | type[VaeStage] |
     "vae": VaeStage,
     "mtd": MtdStage,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Where a training stands: `step` of `steps` done, means of the scalars since the last report."""
-
-    stage: str
-    step: int
-    steps: int
-    scalars: dict[str, float]
-
-    def line(self) -> str:
-        """One line for a log, with the time left."""
-        left_s = (self.steps - self.step) / max(self.scalars["steps_per_s"], 1e-9)
-        shown = ("loss", "psnr", "grad_norm", "samples_per_s")
-        numbers = "  ".join(f"{name} {self.scalars[name]:.4g}" for name in shown if name in self.scalars)
-        return f"{self.stage}  step {self.step}/{self.steps}  {numbers}  {left_s / 60:.1f} min left"
-
-
-Report = Callable[[Progress], None]
 
 
 def train(
@@ -106,6 +87,8 @@ class Trainer:
             counts=stage.data.counts, pattern=stage.pattern, batch=self.batch, seed=config.seed, world=world
         )
         self.autocast = torch.bfloat16 if _bf16(config, self.device) else None
+        self.utilisation = Utilisation(self.device)
+        self.since_checkpoint = Means()
         self.step = 0
 
     def run(self, report: Report, until: int) -> None:
@@ -114,12 +97,17 @@ class Trainer:
         self.stage.module.train()
         with self._curves() as curves:
             meter = Meter(self.config.stage, self.steps, self.batch * self.world)
-            for samples in self._batches(until):
+            for samples in meter.waiting(self._batches(until)):
                 meter.add(self.take_step(samples))
-                if self.step % self.config.log_every == 0 or self.step == until:
+                if self._is_due(self.config.log_every, until):
                     self._log(meter.read(self.step), curves, report)
-                if self.step % self.config.checkpoint_every == 0 or self.step == until:
-                    self.save()
+                if self._is_due(self.config.checkpoint_every, until):
+                    with meter.paused():
+                        self.save()
+
+    def _is_due(self, every: int, until: int) -> bool:
+        """Whether what happens `every` so many steps, and at the end, happens now."""
+        return self.step % every == 0 or self.step == until
 
     def _curves(self) -> AbstractContextManager[Curves | None]:
         """TensorBoard's file, written by rank 0 only: the run folder is not the others' to make."""
@@ -137,21 +125,42 @@ class Trainer:
 
     def take_step(self, samples: list[WindowSample]) -> Losses:
         """One optimiser step; the stage's losses and the gradient's norm. Raises TrainError if it is not finite."""
-        lr = self.lr * lr_factor(self.step, self.steps, self.config.warmup, self.config.decay_frac)
         playing = self.stage.adversary is not None and self.step >= self.config.adversarial_start
         if self.stage.adversary is not None:
             self.stage.adversary.playing = playing
-        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
-            losses = self.stage.losses(samples, self.order.draws(self.step, self.rank))
+        with self.utilisation.counted():
+            losses = self._add_gradients(samples, self.order.draws(self.step, self.rank))
+        lr = self._lr(self.step)
         try:
-            norm = self.learner.take_step(losses["loss"], lr)
+            norm = self.learner.take_step(lr)
             if self.opponent is not None and playing:
-                self.opponent.take_step(losses["discriminator"], lr)
+                self.opponent.take_step(lr)
         except NotFiniteError as error:
             raise self._stopped(self.step, error) from error
         self.ema.update()
+        self.since_checkpoint.add({"loss": losses["loss"]})
         self.step += 1
-        return {name: value.detach() for name, value in losses.items()} | {"grad_norm": norm}
+        return losses | {"grad_norm": norm}
+
+    def _add_gradients(self, samples: Sequence[WindowSample], draws: range) -> Losses:
+        """Give the learners the gradient of a batch, part after part; the losses of all its windows."""
+        parts: list[Losses] = []
+        size = len(samples) // self.config.accumulate
+        for first in range(0, len(samples), size):
+            part = slice(first, first + size)
+            with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+                losses = self.stage.losses(samples[part], draws[part])
+            self.learner.add(losses["loss"], size / len(samples))
+            if self.opponent is not None and "discriminator" in losses:
+                self.opponent.add(losses["discriminator"], size / len(samples))
+            parts.append({name: value.detach().flatten() for name, value in losses.items()})
+        names = dict.fromkeys(name for losses in parts for name in losses)
+        return {name: torch.cat([losses[name] for losses in parts if name in losses]) for name in names}
+
+    def _lr(self, step: int) -> float:
+        """Learning rate at `step`, counted from 0."""
+        config = self.config
+        return self.lr * lr_factor(step, self.steps, config.warmup, config.decay_frac, config.decay)
 
     def _stopped(self, step: int, error: NotFiniteError) -> TrainError:
         """What to say of a step, counted from 0, that must not be kept: its windows, in all workers, and what is."""
@@ -173,6 +182,8 @@ class Trainer:
         return named + (f" and {len(indices) - len(places)} more" if len(indices) > len(places) else "")
 
     def _log(self, progress: Progress, curves: Curves | None, report: Report) -> None:
+        progress.scalars["lr"] = self._lr(self.step - 1)
+        progress.scalars.update(self.utilisation.scalars(progress.scalars["steps_per_s"]))
         if curves is not None:
             curves.add(progress.scalars, progress.step)
             report(progress)
@@ -229,37 +240,6 @@ class Trainer:
         torch.set_rng_state(checkpoint.rng["torch"])
         if self.device.type == "cuda" and "cuda" in checkpoint.rng:  # older checkpoints have none
             torch.cuda.set_rng_state(checkpoint.rng["cuda"], self.device)
-
-
-class Meter:
-    """Means of scalars and speed between two reports."""
-
-    def __init__(self, stage: str, steps: int, samples_per_step: int) -> None:
-        self.stage, self.steps, self.samples_per_step = stage, steps, samples_per_step
-        self._sums: dict[str, list[torch.Tensor]] = {}
-        self._count, self._since = 0, time.perf_counter()
-
-    def add(self, losses: Losses) -> None:
-        """Take in the scalars of one step."""
-        for name, value in losses.items():
-            self._sums.setdefault(name, []).append(value)
-        self._count += 1
-
-    def read(self, step: int) -> Progress:
-        """Means and speed since the last reading."""
-        scalars = {name: float(torch.stack(values).float().mean()) for name, values in self._sums.items()}
-        now = time.perf_counter()
-        scalars["steps_per_s"] = self._count / (now - self._since)
-        scalars["samples_per_s"] = scalars["steps_per_s"] * self.samples_per_step
-        self._sums, self._count, self._since = {}, 0, now
-        return Progress(stage=self.stage, step=step, steps=self.steps, scalars=scalars)
-
-
-def lr_factor(step: int, steps: int, warmup: int, decay_frac: float) -> float:
-    """Part of the peak learning rate at `step`, counted from 0: linear rise, plateau, linear fall to 0."""
-    rise = (step + 1) / max(1, warmup)
-    fall = (steps - step) / max(1.0, decay_frac * steps)
-    return max(0.0, min(1.0, rise, fall))
 
 
 def _temporal(module: nn.Module) -> Iterable[nn.Parameter]:
