@@ -103,6 +103,24 @@ def denoising_loss(
     return error.square().flatten(1).mean(dim=1)
 
 
+# Hang et al. 2023 (arXiv 2303.09556), Sec. 3.4: min(SNR, γ) for z_0, over SNR for eps, over SNR + 1 for v.
+def min_snr_weights(
+    alphas_cumprod: torch.Tensor, step: torch.Tensor, gamma: float, prediction_type: PredictionType
+) -> torch.Tensor:
+    """Weight (b,) of the squared error at `step` (b,): as if that of z_0 counted min(SNR, gamma), SNR = ᾱ / (1 − ᾱ).
+
+    An error of eps is √SNR times that of z_0, one of v √(SNR + 1) times. Where nothing but noise is left (ᾱ = 0, the
+    last step of a schedule with zero terminal signal), eps counts 1, its limit, and v nothing.
+    """
+    abar = alphas_cumprod.double()[step.to(alphas_cumprod.device)]
+    snr = abar / (1.0 - abar)
+    if prediction_type == "epsilon":
+        return (gamma / snr).clamp(max=1.0).float()
+    if prediction_type == "v_prediction":
+        return (snr.clamp(max=gamma) / (snr + 1.0)).float()
+    raise NuwaError(f"prediction_type {prediction_type!r} is unknown; use 'epsilon' or 'v_prediction'")
+
+
 def posterior_step(
     zt: torch.Tensor, eps_hat: torch.Tensor, step: int, alphas_cumprod: torch.Tensor, eps: torch.Tensor
 ) -> torch.Tensor:

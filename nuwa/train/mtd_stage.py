@@ -16,7 +16,7 @@ from nuwa.train.config import TrainConfig, TrainError
 from nuwa.train.draws import generator
 from nuwa.train.given_frames import Given, ends, given_frames, shares_of
 from nuwa.train.memory import LatentMemory
-from nuwa.train.stages import Diffusion, Losses, rebuilt, video_of, windows_of
+from nuwa.train.stages import Diffusion, Losses, grouped, rebuilt, video_of, windows_of
 
 
 class MtdStage:
@@ -44,7 +44,7 @@ class MtdStage:
         self.memory = LatentMemory(config.latent_cache_mb * 2**20)
 
     def losses(self, samples: Sequence[WindowSample], draws: range) -> Losses:
-        """Denoising loss, and its part at each level."""
+        """Denoising loss, and that of the windows at each level and in each tenth of the noise."""
         given = self._given(samples, draws)
         latents = [self._latents(sample, known=None) for sample in samples]
         z0 = torch.stack(latents).to(self.device)  # b c t h w
@@ -56,7 +56,8 @@ class MtdStage:
         condition = self._noised(condition, noise_levels, draws).to(self.device)
         known = (condition, mask, stride, self._time_ids(samples, noise_levels, draws))
         per_window = self.diffusion.loss(self.module, z0, tokens, draws, *known)
-        return {"loss": per_window.mean()} | self._by_level(per_window.detach(), samples)
+        levels = [self.levels[sample.level] for sample in samples]
+        return self.diffusion.losses(per_window, draws) | grouped("loss/level", per_window.detach(), levels)
 
     def _given(self, samples: Sequence[WindowSample], draws: range) -> list[Given]:
         """Which frames of each window are given."""
@@ -112,12 +113,6 @@ class MtdStage:
         hidden = [random_draws.happens(seed, purpose, draws, rate) for purpose in ("fps", "motion", "augmentation")]
         numbers = torch.tensor([[s.fps, s.motion_score, n] for s, n in zip(samples, noise_levels, strict=True)])
         return numbers.masked_fill(torch.tensor(hidden).T, float("nan")).to(self.device)
-
-    def _by_level(self, per_window: torch.Tensor, samples: Sequence[WindowSample]) -> Losses:
-        rows: dict[int, list[int]] = {}
-        for row, sample in enumerate(samples):
-            rows.setdefault(self.levels[sample.level], []).append(row)
-        return {f"loss/level_{level}": per_window[where].mean() for level, where in sorted(rows.items())}
 
     def pipeline(self) -> NuwaXLPipeline:
         """The pipeline with this denoiser at the levels it was trained for."""

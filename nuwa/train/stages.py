@@ -12,7 +12,7 @@ from torch import nn
 
 from nuwa.data.runs import Run
 from nuwa.data.windows import WindowDataset, WindowSample
-from nuwa.diffusion.objective import Denoiser, denoising_loss
+from nuwa.diffusion.objective import Denoiser, denoising_loss, min_snr_weights
 from nuwa.generate.pipeline import NuwaXLPipeline
 from nuwa.models.mtd import MaskTemporalUNet
 from nuwa.models.vae import TemporalVAE
@@ -21,6 +21,8 @@ from nuwa.train.config import TrainConfig
 from nuwa.train.memory import LatentMemory, PromptMemory
 
 Losses = dict[str, torch.Tensor]
+NOISE_BINS = 10
+"""Equal parts of the diffusion steps whose losses are told apart."""
 
 
 @dataclass
@@ -53,7 +55,10 @@ class Stage(Protocol):
         """What the module learns against, if anything."""
 
     def losses(self, samples: Sequence[WindowSample], draws: range) -> Losses:
-        """Scalars by name; `loss` is the one to minimise. `draws` number the random draws of the samples."""
+        """Numbers by name, one or, where not all windows count, one for each that does; `loss` is to be minimised.
+
+        `draws` number the random draws of the samples.
+        """
 
     def pipeline(self) -> NuwaXLPipeline:
         """The complete pipeline with the module's present weights in their place."""
@@ -126,7 +131,7 @@ class ImageStage:
         """Denoising loss of single latents."""
         z0 = torch.stack([self._latent(sample.index) for sample in samples]).to(self.device)  # b c h w
         tokens = self.diffusion.tokens(samples, draws)[:, 0]  # b n d
-        return {"loss": self.diffusion.loss(self._predict, z0, tokens, draws).mean()}
+        return self.diffusion.losses(self.diffusion.loss(self._predict, z0, tokens, draws), draws)
 
     def _predict(
         self,
@@ -162,6 +167,14 @@ class ImageStage:
         return rebuilt(self.pipe, denoiser_global=shared, denoiser_local=local)
 
 
+def grouped(name: str, per_window: torch.Tensor, groups: Sequence[int]) -> Losses:
+    """`name`_k for every k among `groups` (b): the numbers (n,) of `per_window` (b,) that belong to it."""
+    rows: dict[int, list[int]] = {}
+    for row, group in enumerate(groups):
+        rows.setdefault(group, []).append(row)
+    return {f"{name}_{group}": per_window[where] for group, where in sorted(rows.items())}
+
+
 class Diffusion:
     """What the denoiser stages share: noise, targets and prompts of a batch, each from its own draw."""
 
@@ -184,9 +197,26 @@ class Diffusion:
     ) -> torch.Tensor:
         """Denoising loss of every row (b,), at a step and with noise drawn for that row."""
         eps = random_draws.noise(self.config.seed, draws, tuple(z0.shape[1:])).to(self.device)
-        steps = random_draws.timesteps(self.config.seed, draws, len(self.alphas_cumprod)).to(self.device)
+        steps = self.steps(draws).to(self.device)
         schedule = (self.alphas_cumprod, self.prediction_type)
         return denoising_loss(denoiser, z0, eps, steps, tokens, *schedule, condition, mask, stride, time_ids)
+
+    def steps(self, draws: range) -> torch.Tensor:
+        """Diffusion step of every row, (b,) on the CPU."""
+        return random_draws.timesteps(self.config.seed, draws, len(self.alphas_cumprod))
+
+    def losses(self, per_window: torch.Tensor, draws: range) -> Losses:
+        """`loss`, the mean of `per_window` (b,), weighted as configured, and `loss/noise_0` … `loss/noise_9`.
+
+        Those are not weighted, so that trainings compare: one number for each window whose step lies in that tenth of
+        the schedule, 0 next to clean.
+        """
+        steps, gamma = self.steps(draws), self.config.min_snr_gamma
+        loss = per_window
+        if gamma is not None:
+            loss = per_window * min_snr_weights(self.alphas_cumprod, steps, gamma, self.prediction_type).to(self.device)
+        tenths = steps * NOISE_BINS // len(self.alphas_cumprod)
+        return {"loss": loss.mean()} | grouped("loss/noise", per_window.detach(), tenths.tolist())
 
     def tokens(self, samples: Sequence[WindowSample], draws: range) -> torch.Tensor:
         """Prompt tokens per frame: (b t n d); a dropped window has the empty prompt in every frame."""
