@@ -29,19 +29,26 @@ class TemporalResnetBlock(nn.Module):
         self.output_scale_factor = resnet.output_scale_factor
         self.conv1_time, self.conv2_time = conv1_time, conv2_time
 
-    def forward(self, frames: torch.Tensor, num_frames: int, embedding: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        frames: torch.Tensor,
+        num_frames: int,
+        embedding: torch.Tensor | None = None,
+        mixes_frames: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """NUWA-XL Eq. 7–9: convolution, + step, convolution, temporal convolution, inside the image block's residual.
 
-        frames: ((b t) c h w); embedding: (b d) of the step, or None for an autoencoder
+        frames: ((b t) c h w); embedding: (b d) of the step, or None for an autoencoder; mixes_frames: (b,) bool or
+        None, see `TemporalConv`
         """
         hidden = self.conv1(self.nonlinearity(self.norm1(frames)))
         if self.conv1_time is not None:
-            hidden = self.conv1_time(hidden, num_frames)
+            hidden = self.conv1_time(hidden, num_frames, mixes_frames)
         if embedding is not None:
             hidden = hidden + self._step(embedding, num_frames)
         hidden = self.conv2(self.dropout(self.nonlinearity(self.norm2(hidden))))
         if self.conv2_time is not None:
-            hidden = self.conv2_time(hidden, num_frames)
+            hidden = self.conv2_time(hidden, num_frames, mixes_frames)
         residual = frames if self.conv_shortcut is None else self.conv_shortcut(frames)
         hidden = residual + hidden
         return hidden if self.output_scale_factor == 1 else hidden / self.output_scale_factor

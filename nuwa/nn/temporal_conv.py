@@ -27,14 +27,21 @@ class TemporalConv(nn.Conv1d):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def forward(self, frames: torch.Tensor, num_frames: int) -> torch.Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, frames: torch.Tensor, num_frames: int, mixes_frames: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Mix frames of the same video.
 
         frames: ((b t) c h w), `num_frames` = t; result of the same shape
+        mixes_frames: (b,) bool; where False each frame is a video of its own, so only the centre of the kernel meets
+            it. None = True everywhere
         """
-        height = frames.shape[-2]
+        height, centre = frames.shape[-2], self.kernel_size[0] // 2
         lines = rearrange(frames, "(b t) c h w -> b c t (h w)", t=num_frames)
         # A 2-D convolution with a kernel one pixel wide: the same sum as conv1d, without moving (h w) into the batch.
         weight = rearrange(self.weight, "o i k -> o i k 1")
-        lines = functional.conv2d(lines, weight, self.bias, padding=(self.kernel_size[0] // 2, 0))
-        return rearrange(lines, "b c t (h w) -> (b t) c h w", h=height)
+        mixed = functional.conv2d(lines, weight, self.bias, padding=(centre, 0))
+        if mixes_frames is not None:
+            alone = functional.conv2d(lines, weight[:, :, centre : centre + 1], self.bias)
+            mixed = torch.where(mixes_frames[:, None, None, None], mixed, alone)
+        return rearrange(mixed, "b c t (h w) -> (b t) c h w", h=height)
