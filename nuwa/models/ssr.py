@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from nuwa.hierarchy import NuwaError
-from nuwa.models.mtd import build_image_unet
+from nuwa.models.inflated_unet import build_image_unet
 from nuwa.models.stunet import SpaceTimeUNet
 from nuwa.nn.frames import fold, unfold
 

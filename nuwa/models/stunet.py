@@ -1,19 +1,16 @@
 """The space-time U-Net (Lumiere Sec. 3.1): a frozen text-to-image U-Net inflated to make a whole clip in one pass."""
 
-from collections.abc import Iterator
 from typing import Any, Self
 
 import torch
-from diffusers import ConfigMixin, ModelMixin, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from nuwa.hierarchy import NuwaError
-from nuwa.models.mtd import build_image_unet, fold_prompts, per_window, strides_of
+from nuwa.models.inflated_unet import InflatedUNet, build_image_unet, config_of, fold_prompts
 from nuwa.models.stunet_blocks import DownBlock, MidBlock, UpBlock
-from nuwa.nn.embedding import ClipEmbedding
-from nuwa.nn.frames import fold, unfold
-from nuwa.nn.inflation import load_image_weights
+from nuwa.nn.frames import fold
 from nuwa.nn.resampling import frames_at
 
 NUM_FRAMES = 80
@@ -21,7 +18,7 @@ FPS = 16.0
 """A clip of the paper: five seconds."""
 
 
-class SpaceTimeUNet(ModelMixin, ConfigMixin):
+class SpaceTimeUNet(InflatedUNet):
     """A 2-D text-to-image U-Net inflated in space and time; its weights stay frozen, only new ones train.
 
     Spatial modules and their keys are those of `UNet2DConditionModel`. At first a static video is what the image
@@ -37,11 +34,7 @@ class SpaceTimeUNet(ModelMixin, ConfigMixin):
     temporal_levels: spatial resizings that are followed by a temporal one, finest first; None = all of them, as in the
         paper, 0 = none, to measure what they save
     temporal_kernel: frames a temporal convolution looks at. Paper: not stated; here 3
-
-    `enable_gradient_checkpointing()` trades time for memory in training, with the same gradients.
     """
-
-    _supports_gradient_checkpointing = True
 
     @register_to_config
     def __init__(
@@ -53,30 +46,25 @@ class SpaceTimeUNet(ModelMixin, ConfigMixin):
         self.temporal_levels = resizings if temporal_levels is None else temporal_levels
         if not 0 <= self.temporal_levels <= resizings:
             raise NuwaError(f"temporal_levels is {temporal_levels}; this U-Net resizes {resizings} times at most")
-        self.image_config = dict(unet.config)
-        self._image_keys = frozenset(unet.state_dict())
-        self._take_over(unet, temporal_kernel)
-        self.clip_embedding = ClipEmbedding(unet.time_embedding.linear_2.out_features)
+        self._inflate(unet, temporal_kernel)
         self.conv_in_known = further_channels(unet.conv_in, self._known_channels())
         for parameter in self.spatial_parameters():
             parameter.requires_grad_(False)
 
-    def _take_over(self, unet: UNet2DConditionModel, kernel_size: int) -> None:
-        """The modules of the image network under their old names, inflated."""
+    def _inflate(self, unet: UNet2DConditionModel, kernel_size: int) -> None:
+        """The modules of the image network, each layer with its inflation, each resizing with a temporal one."""
         groups, last = unet.config.norm_num_groups or 1, len(unet.down_blocks) - 1
         halves = [level < self.temporal_levels for level in range(last)] + [False]
-        self.conv_in = unet.conv_in
-        self.time_proj, self.time_embedding = unet.time_proj, unet.time_embedding
-        self.down_blocks = nn.ModuleList(
+        down_blocks: list[nn.Module] = [
             DownBlock(block, level == last, halves[level], groups, kernel_size)
             for level, block in enumerate(unet.down_blocks)
-        )
-        self.mid_block = MidBlock(unet.mid_block)
-        self.up_blocks = nn.ModuleList(
+        ]
+        mid_block = MidBlock(unet.mid_block)
+        up_blocks: list[nn.Module] = [
             UpBlock(block, level == last, level > 0 and halves[level - 1], groups, kernel_size)
             for level, block in zip(range(last, -1, -1), unet.up_blocks, strict=True)
-        )
-        self.conv_norm_out, self.conv_act, self.conv_out = unet.conv_norm_out, unet.conv_act, unet.conv_out
+        ]
+        self._take_over(unet, down_blocks, mid_block, up_blocks)
 
     def _build(self, unet_config: dict[str, Any]) -> UNet2DConditionModel:
         """The image network, weights random. Raises NuwaError for one that is not supported."""
@@ -91,46 +79,12 @@ class SpaceTimeUNet(ModelMixin, ConfigMixin):
         cls, unet: UNet2DConditionModel, temporal_levels: int | None = None, temporal_kernel: int = 3
     ) -> Self:
         """The inflated network with the weights of `unet` copied and frozen. NuwaError if it is not supported."""
-        if not isinstance(unet, UNet2DConditionModel):
-            raise NuwaError(f"a {type(unet).__name__} cannot be inflated; give a UNet2DConditionModel")
-        config = {key: value for key, value in unet.config.items() if not key.startswith("_")}
-        model = cls(config, temporal_levels, temporal_kernel)
-        model.load_image_state(unet.state_dict())
-        return model if model.dtype == unet.dtype else model.to(unet.dtype)
-
-    def load_image_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Take over the weights of a 2-D U-Net, key for key."""
-        load_image_weights(self, self._image_keys, state, "image U-Net")
-
-    def image_unet(self) -> UNet2DConditionModel:
-        """The spatial weights as a 2-D U-Net of their own (a copy)."""
-        unet = UNet2DConditionModel.from_config(self.image_config)
-        state = self.state_dict()
-        unet.load_state_dict({key: state[key] for key in self._image_keys})
-        return unet if unet.dtype == self.dtype else unet.to(self.dtype)
-
-    @property
-    def in_channels(self) -> int:
-        """Channels of a noised video."""
-        return int(self.image_config["out_channels"])
-
-    @property
-    def cross_attention_dim(self) -> int:
-        """Width d of a prompt token."""
-        return int(self.image_config["cross_attention_dim"])
+        return cls(config_of(unet), temporal_levels, temporal_kernel)._with_weights_of(unet)
 
     @property
     def temporal_factor(self) -> int:
         """Frames of a clip per frame of the coarsest level."""
         return 2**self.temporal_levels
-
-    def spatial_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters that came from the image U-Net; frozen."""
-        return (parameter for name, parameter in self.named_parameters() if name in self._image_keys)
-
-    def temporal_parameters(self) -> Iterator[nn.Parameter]:
-        """All other parameters, those that train."""
-        return (parameter for name, parameter in self.named_parameters() if name not in self._image_keys)
 
     def forward(
         self,
@@ -174,9 +128,7 @@ class SpaceTimeUNet(ModelMixin, ConfigMixin):
         coarse_first = zip(self.up_blocks, reversed(counts), reversed(prompts), reversed(finer), strict=True)
         for block, count, prompt, finer_count in coarse_first:
             hidden = block(hidden, count, embedding, prompt, skips, finer_count)
-        if self.conv_norm_out is not None:
-            hidden = self.conv_act(self.conv_norm_out(hidden))
-        return unfold(self.conv_out(hidden), num_frames)
+        return self._output(hidden, num_frames)
 
     def _input(self, sample: torch.Tensor, condition: torch.Tensor | None, mask: torch.Tensor | None) -> torch.Tensor:
         """First convolution of ⟨noised video, masked video, mask⟩, ((b t) c h w) (Sec. 4.2)."""
@@ -186,45 +138,6 @@ class SpaceTimeUNet(ModelMixin, ConfigMixin):
         # A clip of which nothing is given: black pixels encode to a constant, and that is not read at all.
         condition = condition * mask.amax(dim=(1, 2, 3, 4), keepdim=True).ne(0).to(condition.dtype)
         return hidden + self.conv_in_known(fold(torch.cat([condition, mask], dim=1)))
-
-    def _embed(
-        self,
-        sample: torch.Tensor,
-        timestep: torch.Tensor | float,
-        stride: torch.Tensor | float | None,
-        added_time_ids: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """Embedding (b d) of diffusion step, stride and clip numbers."""
-        batch, device = len(sample), sample.device
-        steps = per_window("timestep", torch.as_tensor(timestep, device=device), batch)
-        if added_time_ids is None:
-            added_time_ids = torch.full((batch, self.clip_embedding.num_ids), torch.nan, device=device)
-        embedding = self.time_embedding(self.time_proj(steps).to(sample.dtype))
-        return embedding + self.clip_embedding(strides_of(stride, batch, device), added_time_ids)
-
-    def _check(
-        self,
-        sample: torch.Tensor,
-        prompts: torch.Tensor,
-        condition: torch.Tensor | None,
-        mask: torch.Tensor | None,
-    ) -> None:
-        """Raise NuwaError for shapes that do not fit together."""
-        if sample.ndim != 5 or sample.shape[1] != self.in_channels:
-            raise NuwaError(f"sample of shape {tuple(sample.shape)}; give (b, {self.in_channels}, t, h, w)")
-        batch, _, num_frames, height, width = sample.shape
-        wanted = {3: (batch,), 4: (batch, num_frames)}.get(prompts.ndim)
-        if wanted is None or prompts.shape[:-2] != wanted or prompts.shape[-1] != self.cross_attention_dim:
-            raise NuwaError(
-                f"encoder_hidden_states of shape {tuple(prompts.shape)}; give ({batch}, n, {self.cross_attention_dim})"
-                f" or, per frame, ({batch}, {num_frames}, n, {self.cross_attention_dim})"
-            )
-        if (condition is None) != (mask is None):
-            raise NuwaError("condition and mask belong together; give both or neither")
-        if condition is not None and condition.shape != sample.shape:
-            raise NuwaError(f"condition of shape {tuple(condition.shape)}; give that of sample, {tuple(sample.shape)}")
-        if mask is not None and mask.shape != (batch, 1, num_frames, height, width):
-            raise NuwaError(f"mask of shape {tuple(mask.shape)}; give {(batch, 1, num_frames, height, width)}")
 
 
 def prompts_at(prompts: torch.Tensor, factor: int) -> torch.Tensor:

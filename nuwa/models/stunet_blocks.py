@@ -10,7 +10,7 @@ import torch
 from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2DCrossAttn
 from torch import nn
 
-from nuwa.models.mtd_blocks import Checkpointed, ImageDownBlock, ImageUpBlock
+from nuwa.models.inflated_blocks import Checkpointed, ImageDownBlock, ImageUpBlock, InflatedMidBlock
 from nuwa.nn.resampling import InflatedConv, TemporalDownsample, TemporalUpsample
 from nuwa.nn.resnet import TemporalResnetBlock, upsample
 from nuwa.nn.temporal_attention import TemporalAttention, num_heads_of
@@ -108,29 +108,13 @@ class UpBlock(Layers):
         return frames
 
 
-class MidBlock(Checkpointed):
+class MidBlock(InflatedMidBlock):
     """The pretrained middle, at the coarsest level: temporal attention after each spatial one."""
 
     def __init__(self, block: UNetMidBlock2DCrossAttn) -> None:
-        super().__init__()
-        self.resnets = nn.ModuleList(TemporalResnetBlock(resnet, None, None) for resnet in block.resnets)
-        self.attentions = nn.ModuleList(SpatialTransformer(part) for part in block.attentions)
         widths = [part.in_channels for part in block.attentions]
-        self.attn_time = nn.ModuleList(TemporalAttention(width, num_heads_of(width)) for width in widths)
-
-    def forward(
-        self, frames: torch.Tensor, num_frames: int, embedding: torch.Tensor, prompts: torch.Tensor
-    ) -> torch.Tensor:
-        """Frames ((b t) c h w) → the same shape."""
-        frames = self.run(self.resnets[0], frames, num_frames, embedding)
-        for index in range(len(self.attentions)):
-            frames = self.run(partial(self.layer, index), frames, num_frames, embedding, prompts)
-        return frames
-
-    def layer(
-        self, index: int, frames: torch.Tensor, num_frames: int, embedding: torch.Tensor, prompts: torch.Tensor
-    ) -> torch.Tensor:
-        """Attention over pixels, to the prompt, over frames, then a residual block."""
-        frames = self.attn_time[index](self.attentions[index](frames, prompts), num_frames)
-        mixed: torch.Tensor = self.resnets[index + 1](frames, num_frames, embedding)
-        return mixed
+        super().__init__(
+            nn.ModuleList(TemporalResnetBlock(resnet, None, None) for resnet in block.resnets),
+            nn.ModuleList(SpatialTransformer(part) for part in block.attentions),
+            nn.ModuleList(TemporalAttention(width, num_heads_of(width)) for width in widths),
+        )
