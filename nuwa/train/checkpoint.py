@@ -2,7 +2,10 @@
 
 `checkpoints/step-000123/` holds weights, averaged weights, optimiser moments, random state and position after
 123 steps. It is written under a temporary name and then renamed; `state.json` lists the size and CRC of every
-other file, so that a damaged checkpoint is noticed and an older one takes its place.
+other file, so that a damaged checkpoint is noticed and an older one takes its place. `checkpoints/best.json` names the
+step of the best one, which stays when others go.
+
+Tensors are whole in it, however the weights lay on the workers, so any number of workers goes on from it.
 """
 
 import json
@@ -17,11 +20,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from nuwa.train import workers
 from nuwa.train.config import TrainError
 from nuwa.train.run_folder import step_name, steps_in
 
 Tensors = dict[str, torch.Tensor]
 PARTS = ("weights", "ema", "optimizer", "rng")
+_BEST = "best.json"
+_PIECE_BYTES = 2**22
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +46,10 @@ class DamagedCheckpointError(TrainError):
     """A file of a checkpoint is missing, cut short or altered."""
 
 
-def save_checkpoint(checkpoint: Checkpoint, root: Path, keep: int) -> Path:
-    """Write a checkpoint below `root`, atomically, and remove all but the newest `keep`.
+def save_checkpoint(checkpoint: Checkpoint, root: Path, keep: int, *, best: bool = False) -> Path:
+    """Write a checkpoint below `root`, atomically, and remove all but the newest `keep` and the best.
 
+    best: this one is the best so far, in place of the one that was.
     Raises TrainError when it cannot be written; the earlier ones are then all there.
     """
     folder = root / step_name(checkpoint.step)
@@ -53,15 +60,35 @@ def save_checkpoint(checkpoint: Checkpoint, root: Path, keep: int) -> Path:
             shutil.rmtree(folder)
         draft.rename(folder)
         _flush(root)
+        if best:
+            _mark_best(root, checkpoint.step)
     except (OSError, SafetensorError) as error:
         raise TrainError(
             f"checkpoint {folder} cannot be written ({error}); make room and give the same command again"
         ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    for old in steps_in(root)[:-keep]:
-        shutil.rmtree(root / step_name(old), ignore_errors=True)
+    staying = {*steps_in(root)[-keep:], best_step(root)}
+    for old in steps_in(root):
+        if old not in staying:
+            shutil.rmtree(root / step_name(old), ignore_errors=True)
     return folder
+
+
+def best_step(root: Path) -> int | None:
+    """Step of the checkpoint below `root` that was marked as the best; None where none is, or it is gone."""
+    try:
+        step = json.loads((root / _BEST).read_text("utf-8"))["step"]
+    except (OSError, ValueError, KeyError, TypeError):  # damaged: the next best one writes it anew
+        return None
+    return step if step in steps_in(root) else None
+
+
+def _mark_best(root: Path, step: int) -> None:
+    draft = root / f"_{_BEST}"
+    draft.write_text(json.dumps({"step": step}) + "\n", "utf-8")
+    _flush(draft)
+    draft.replace(root / _BEST)
 
 
 def _write(checkpoint: Checkpoint, draft: Path) -> None:
@@ -82,16 +109,21 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """Read one checkpoint. Raises DamagedCheckpointError, naming the file and what is wrong with it."""
     try:
         state = json.loads((folder / "state.json").read_text("utf-8"))
-        for name, expected in state["files"].items():
-            found = _signature(folder / name)
+        for part in PARTS:
+            name = f"{part}.safetensors"
+            expected, found = state["files"][name], _signature(folder / name)
             if found != expected:
                 raise DamagedCheckpointError(
                     f"{folder / name} is damaged: {found['bytes']} bytes, crc {found['crc32']}; "
                     f"written were {expected['bytes']} bytes, crc {expected['crc32']}"
                 )
+        if step_name(state["step"]) != folder.name:
+            raise DamagedCheckpointError(f"checkpoint {folder} says it is of step {state['step']}")
         parts = {part: load_file(folder / f"{part}.safetensors") for part in PARTS}
-        return Checkpoint(step=state["step"], numbers=state["numbers"], **parts)
-    except (OSError, KeyError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+        return Checkpoint(step=state["step"], numbers=dict(state["numbers"]), **parts)
+    except (OSError, LookupError, TypeError, ValueError, SafetensorError) as error:
+        if isinstance(error, DamagedCheckpointError):  # a ValueError too
+            raise
         raise DamagedCheckpointError(f"checkpoint {folder} cannot be read: {error!r}") from error
 
 
@@ -109,6 +141,15 @@ def load_newest(root: Path) -> tuple[Checkpoint | None, list[str]]:
     if problems:
         raise TrainError(f"no checkpoint below {root} can be read ({problems[0]}); remove that folder to start anew")
     return None, problems
+
+
+def load_agreed(root: Path) -> tuple[Checkpoint | None, list[str]]:
+    """`load_newest` of the first worker, in all of them; only the first one learns of problems. All workers call it."""
+    checkpoint, problems = load_newest(root) if workers.number() == 0 else (None, [])
+    step = workers.first_says(None if checkpoint is None else checkpoint.step)
+    if checkpoint is None and step is not None:
+        checkpoint = load_checkpoint(root / step_name(step))
+    return checkpoint, problems
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> Tensors:
@@ -132,8 +173,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, names: list[str], tensors: 
 
 
 def _signature(path: Path) -> dict[str, int]:
-    data = path.read_bytes()
-    return {"bytes": len(data), "crc32": zlib.crc32(data)}
+    """Size and CRC of a file of any size, a piece of it in memory at a time."""
+    size = crc = 0
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE_BYTES):
+            size, crc = size + len(piece), zlib.crc32(piece, crc)
+    return {"bytes": size, "crc32": crc}
 
 
 def _flush(path: Path) -> None:

@@ -15,9 +15,18 @@ VaeTrains = Literal["temporal", "decoder", "temporal+decoder", "all"]
 
 DEMO_TEXT_ENCODER = Path(__file__).parents[2] / "demo" / "weights" / "coca"
 
-_PLACES = ("dataset", "output", "init", "text_encoder", "ray_address")
+_PLACES = ("dataset", "latents", "output", "init", "text_encoder", "ray_address")
 _RHYTHM = ("steps", "checkpoint_every", "keep_checkpoints", "keep_best", "log_every", "sample_every")
-_MACHINERY = ("threads", "loader_workers", "frame_cache_mb", "latent_cache_mb", "workers", "engine")
+_MACHINERY = (
+    "threads",
+    "loader_workers",
+    "frame_cache_mb",
+    "latent_cache_mb",
+    "workers",
+    "engine",
+    "sharding",
+    "max_failures",
+)
 _ROUNDING = ("gradient_checkpointing", "accumulate", "compile")
 FREE_TO_CHANGE = frozenset({*_PLACES, *_RHYTHM, *_MACHINERY, *_ROUNDING})
 """Fields that may differ when a run is continued: places and machinery; all others change what is learned."""
@@ -33,6 +42,8 @@ class TrainConfig:
     """What to train: image-vae, image, vae, mtd, in this order; each one's RUN/model is the next one's --init."""
     dataset: Path
     """Dataset folder written by pipelines.curate."""
+    latents: Path | None = None
+    """image, mtd: folder written by pipelines.encode; windows and prompts are read from it, not encoded again."""
     output: Path
     """Run folder: config.json, logs/, checkpoints/, model/. The same command again resumes."""
     init: Path | None = None
@@ -47,8 +58,19 @@ class TrainConfig:
     """Frames of one window, L; default that of --init, 16 without. Image stages keep that of --init."""
     depth: int = 2
     """Levels, the global one included; strides are (L−1)^(depth−1) … L−1, 1."""
+    level_shares: tuple[float, ...] | None = None
+    """vae, mtd: share of the windows that each level gets, the global one first, in any unit (1 2 is a third and two);
+    one number per level that is trained; equal shares without."""
     hop: int = 1
     """Windows begin at multiples of this many frames."""
+    where: str | None = None
+    """Pandas query that chooses the runs to train on, over the columns of runs and, as mean or share over the frames of
+    a run, of clips: "keep > 0.8 and aesthetic_score > 6"."""
+    image_frac: float = 0.0
+    """mtd: share of a batch's rows that are single frames of different runs, which the temporal layers do not mix."""
+    captions: Literal["stored", "sampled"] = "stored"
+    """image, mtd: the caption chosen at curation, or for every clip of every draw one of caption_coca, caption_video,
+    caption_llm with probabilities 0.5, 0.25, 0.25 (Stable Video Diffusion)."""
     steps: int | None = None
     """Optimiser steps; default by stage."""
     batch: int | None = None
@@ -137,6 +159,10 @@ class TrainConfig:
     """Memory for latents of a frozen autoencoder; windows that do not fit are encoded each time."""
     workers: int = 1
     """Ray Train workers."""
+    sharding: Literal["none", "fsdp"] = "none"
+    """fsdp shares out weights, gradients, moments and averages among the workers (FSDP2): less memory, same result."""
+    max_failures: int = 3
+    """How often lost workers are replaced, all from the newest checkpoint, before the training ends."""
     ray_address: str | None = None
     """Ray cluster to use; default one started on this machine."""
     engine: Literal["ray", "local"] = "ray"
@@ -147,6 +173,23 @@ class TrainConfig:
         """Frames of one window, L."""
         return DEFAULT_LENGTH if self.length is None else self.length
 
+
+LARGER: dict[str, dict[str, tuple[int, int, float]]] = {
+    "base": {
+        "image-vae": (200_000, 32, 1e-4),
+        "image": (300_000, 256, 1e-4),
+        "vae": (20_000, 8, 5e-5),
+        "mtd": (200_000, 32, 1e-4),
+    },
+    "large": {
+        "image-vae": (500_000, 32, 1e-4),
+        "image": (500_000, 512, 1e-4),
+        "vae": (50_000, 8, 2e-5),
+        "mtd": (300_000, 64, 5e-5),
+    },
+}
+"""The same for the larger presets. Not measured here: of the order of what Stable Diffusion, Video LDM and Stable Video
+Diffusion were trained with."""
 
 DEFAULTS: dict[str, tuple[int, int, float]] = {
     "image-vae": (3000, 32, 1e-3),

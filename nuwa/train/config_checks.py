@@ -10,13 +10,14 @@ from nuwa.hierarchy import strides
 from nuwa.train.config import (
     AUTOENCODER_STAGES,
     DEFAULT_LENGTH,
-    DEFAULTS,
     IMAGE_STAGES,
     PLANNED,
     STAGES,
     TrainConfig,
     TrainError,
 )
+from nuwa.train.data_checks import check_data
+from nuwa.train.init_folder import defaults_of, is_image_pipeline, window_length_of
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
@@ -25,8 +26,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
         raise TrainError(f"stage {config.stage} is not implemented yet; choose one of {', '.join(STAGES)}")
     if config.stage not in STAGES:
         raise TrainError(f"there is no stage {config.stage!r}; choose one of {', '.join(STAGES)}")
-    steps, batch, lr = DEFAULTS[config.stage]
     _check_choices(config)
+    steps, batch, lr = defaults_of(config)
     config = dataclasses.replace(
         config,
         length=_length(config),
@@ -36,6 +37,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     )
     _check_ranges(config)
     _check_effects(config)
+    check_data(config)
     _check_adversary(config)
     _check_workers(config)
     _check_parts(config)
@@ -60,7 +62,7 @@ def keeps_length(config: TrainConfig) -> bool:
 
 def _length(config: TrainConfig) -> int:
     """Frames of a window: those asked for, or those of --init, or the default."""
-    of_init = None if config.init is None else _length_of(config.init)
+    of_init = None if config.init is None else window_length_of(config.init)
     if config.length is None:
         return DEFAULT_LENGTH if of_init is None else of_init
     if keeps_length(config) and of_init not in (None, config.length):
@@ -71,21 +73,12 @@ def _length(config: TrainConfig) -> int:
     return config.length
 
 
-def _length_of(init: Path) -> int | None:
-    """Window length of a pipeline folder; None where there is none to be read, which loading it tells better."""
-    try:
-        entries = json.loads((init / "model_index.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    length = entries.get("window_length") if isinstance(entries, dict) else None
-    return length if isinstance(length, int) else None
-
-
 _COUNTS = ("steps", "batch", "accumulate", "hop", "checkpoint_every", "keep_checkpoints", "log_every", "workers")
 _NOT_BELOW_0 = (
     "seed",
     "warmup",
     "sample_every",
+    "max_failures",
     "adversarial_start",
     "weight_decay",
     "kl_weight",
@@ -94,7 +87,7 @@ _NOT_BELOW_0 = (
     "latent_cache_mb",
 )
 _MASKS = ("global_mask_frac", "first_frame_frac", "prediction_frac", "infilling_frac")
-_FRACTIONS = ("decay_frac", "ema_decay", "prompt_dropout", "condition_dropout", *_MASKS)
+_FRACTIONS = ("decay_frac", "ema_decay", "prompt_dropout", "condition_dropout", "image_frac", *_MASKS)
 _ABOVE_0 = ("lr", "clip_norm", "min_snr_gamma")
 _INFINITY = float("inf")
 _RANGES: dict[str, tuple[float, float]] = {
@@ -133,17 +126,18 @@ def _check_ranges(config: TrainConfig) -> None:
 
 _PERCEPTUAL = ("lpips_weights", "perceptual_weight")
 _ADVERSARIAL = ("adversarial_weight", "adversarial_start", "adversarial_balance")
-_WINDOWS = ("levels", "condition", "condition_noise", "condition_dropout", "gradient_checkpointing", *_MASKS)
+_CONDITIONS = ("condition", "condition_noise", "condition_dropout", *_MASKS)
+_WINDOWS = ("levels", "gradient_checkpointing", "image_frac", *_CONDITIONS)
 _STAGES_WITH: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_WINDOWS, ("mtd",)),
-    **dict.fromkeys(("prompt_dropout", "min_snr_gamma"), ("image", "mtd")),
+    **dict.fromkeys(("prompt_dropout", "captions", "min_snr_gamma", "latents"), ("image", "mtd")),
     "sample_every": ("image-vae", "image", "vae", "mtd"),
-    **dict.fromkeys(("depth", "temporal_lr_factor"), ("vae", "mtd")),
+    **dict.fromkeys(("depth", "level_shares", "temporal_lr_factor"), ("vae", "mtd")),
     "vae_trains": ("vae",),
     **dict.fromkeys(("kl_weight", *_PERCEPTUAL, *_ADVERSARIAL), AUTOENCODER_STAGES),
 }
 """Stages in which a setting does something; those not named do something in all."""
-_OF_NEW_PARTS = ("preset", "injection", "prediction_type")
+_OF_NEW_PARTS = ("preset", "text_encoder", "injection", "prediction_type")
 
 
 def without_effect(config: TrainConfig) -> dict[str, str]:
@@ -151,11 +145,15 @@ def without_effect(config: TrainConfig) -> dict[str, str]:
     reasons: dict[str, str] = {}
     if config.init is not None:
         reasons |= dict.fromkeys(_OF_NEW_PARTS, "the pipeline of --init decides that; leave one of both away")
+        if is_image_pipeline(config.init):
+            del reasons["injection"]  # what an image network is inflated with
     if config.lpips_weights is None:
         reasons["perceptual_weight"] = "there is no perceptual term; give --lpips-weights, or leave it away"
     if config.adversarial_weight == 0:
         missing = "there is no adversarial term; give --adversarial-weight, or leave it away"
         reasons |= dict.fromkeys(_ADVERSARIAL[1:], missing)
+    if config.engine == "local":
+        reasons["max_failures"] = "engine local has no workers to lose; leave it away"
     for name, stages in _STAGES_WITH.items():
         if config.stage not in stages:
             remedy = f"leave it away, or choose {' or '.join(stages)}"
@@ -185,6 +183,15 @@ def _check_workers(config: TrainConfig) -> None:
     if config.engine == "local" and config.workers > 1:
         raise TrainError(f"workers is {config.workers}, but engine local is one process; leave one of both away")
     batch_share(config.batch or 0, config.workers)
+    if config.sharding == "fsdp" and config.workers == 1:
+        raise TrainError(
+            "sharding is fsdp, but 1 worker has nobody to share with; give more --workers, or leave it away"
+        )
+    if config.sharding == "fsdp" and config.adversarial_weight > 0 and config.adversarial_balance == "adaptive":
+        raise TrainError(
+            "adversarial_balance is adaptive, which looks into weights that --sharding fsdp shares out; give "
+            "--adversarial-balance fixed, or no --sharding"
+        )
 
 
 def _check_parts(config: TrainConfig) -> None:

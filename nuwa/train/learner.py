@@ -1,12 +1,15 @@
-"""Weights that learn, with their own optimiser: AdamW, gradients averaged over workers and clipped."""
+"""Weights that learn, with their own optimiser: AdamW on gradients averaged over all workers and clipped."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
 
+from nuwa.train import workers
 from nuwa.train.checkpoint import Checkpoint, Tensors, load_optimizer, optimizer_tensors
 from nuwa.train.config import TrainError
+from nuwa.train.gradient_mean import GradientMean
+from nuwa.train.shards import is_part, local, part_like, whole
 
 
 class NotFiniteError(TrainError):
@@ -43,23 +46,34 @@ class Learner:
             if params
         ]
         self.optimizer = torch.optim.AdamW(groups, betas=betas, weight_decay=weight_decay, fused=True)
-        self._loss = torch.zeros(())
+        self._loss, self._share = torch.zeros(()), 0.0
+        # Sharded weights average their gradients themselves.
+        self._mean = GradientMean(self.params) if workers.count() > 1 and not is_part(self.params[0]) else None
 
     def add(self, loss: torch.Tensor, share: float = 1.0) -> None:
-        """Add the gradient of one part of the batch, which counts for `share` of it, to that of the next step."""
+        """Add the gradient of one part of the batch, which counts for `share` of it, to that of the next step.
+
+        With the part that makes the shares 1, the gradients set out to be averaged over the workers.
+        """
+        self._share += share
+        if self._mean is not None and self._share > 1.0 - 1e-6:
+            self._mean.expect()
         (loss * share).backward()
         self._loss = self._loss + share * loss.detach()
 
     def take_step(self, lr: float) -> torch.Tensor:
-        """One optimiser step down the gradient that was added; its norm before it is clipped.
+        """One optimiser step down the gradient that was added; its norm before it is clipped. All workers call it.
 
         Raises NotFiniteError instead of a step that would make every weight NaN.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["lr_factor"]
-        loss, self._loss = self._loss, torch.zeros(())
-        average_gradients(self.params)
-        norm = torch.nn.utils.clip_grad_norm_(self.params, self.clip_norm)
+        loss, self._loss, self._share = workers.mean(self._loss), torch.zeros(()), 0.0
+        if self._mean is not None:
+            self._mean.finish()
+        gradients = [weight.grad for weight in self.params if weight.grad is not None]
+        norm = whole(torch.nn.utils.get_total_norm(gradients))
+        torch.nn.utils.clip_grads_with_norm_(self.params, self.clip_norm, norm)
         try:
             if not bool(norm.isfinite() & loss.isfinite()):
                 raise NotFiniteError(f"loss {loss.item():g}, norm of the gradient {norm.item():g}")
@@ -69,8 +83,9 @@ class Learner:
         return norm.detach()
 
     def check_weights(self) -> None:
-        """Raise NotFiniteError when a weight is no number."""
-        if not bool(torch.stack([weight.isfinite().all() for weight in self.params]).all()):
+        """Raise NotFiniteError when a weight is no number. All workers call it."""
+        finite = torch.stack([local(weight.detach()).isfinite().all() for weight in self.params]).all()
+        if workers.mean(finite.float()) < 1:
             raise NotFiniteError("weights after it")
 
     def weights(self) -> Tensors:
@@ -83,21 +98,26 @@ class Learner:
 
     @torch.no_grad()
     def load(self, checkpoint: Checkpoint) -> None:
-        """Take back weights and state of the optimiser."""
-        for name, weight in zip(self.names, self.params, strict=True):
-            weight.copy_(checkpoint.weights[name])
-        known = set(self.names)
-        own = {key: tensor for key, tensor in checkpoint.optimizer.items() if key.split("/", 1)[1] in known}
+        """Take back weights and state of the optimiser. Raises TrainError when they are those of another network."""
+        live = dict(zip(self.names, self.params, strict=True))
+        _check_fits(checkpoint, live)
+        for name, weight in live.items():
+            weight.copy_(part_like(checkpoint.weights[name], weight))
+        own: Tensors = {}
+        for key, tensor in checkpoint.optimizer.items():
+            name = key.split("/", 1)[1]
+            if name in live:  # counters are numbers, and no worker has a part of them
+                own[key] = part_like(tensor, live[name]) if tensor.ndim else tensor
         load_optimizer(self.optimizer, self.names, own)
 
 
-def average_gradients(weights: list[nn.Parameter]) -> None:
-    """Mean of the gradients over all processes; nothing to do in one process."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return
-    world = torch.distributed.get_world_size()
-    for weight in weights:
-        if weight.grad is None:
-            weight.grad = torch.zeros_like(weight)
-        torch.distributed.all_reduce(weight.grad)
-        weight.grad.div_(world)
+def _check_fits(checkpoint: Checkpoint, live: Mapping[str, torch.Tensor]) -> None:
+    """Raise TrainError unless the checkpoint has every weight at its size."""
+    for name, weight in live.items():
+        stored = checkpoint.weights.get(name)
+        if stored is None or stored.shape != weight.shape:
+            found = "none" if stored is None else f"one of {tuple(stored.shape)}"
+            raise TrainError(
+                f"checkpoint of step {checkpoint.step} has {found} for weight {name} of {tuple(weight.shape)}: it is "
+                "of another network; give the --init that the training was begun with, or another --output"
+            )

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 import torch
 from torch import nn
@@ -14,7 +14,8 @@ from nuwa.data.windows import Order, StepBatches, WindowSample
 from nuwa.generate.pipeline_folder import load_pipeline, save_pipeline
 from nuwa.models.mtd import MaskTemporalUNet
 from nuwa.models.vae import TemporalVAE
-from nuwa.train.checkpoint import Checkpoint, Tensors, load_newest, save_checkpoint
+from nuwa.train import workers
+from nuwa.train.checkpoint import Checkpoint, Tensors, load_agreed, save_checkpoint
 from nuwa.train.components import build_pipeline
 from nuwa.train.config import TrainConfig, TrainError
 from nuwa.train.config_checks import batch_share, resolve
@@ -24,8 +25,18 @@ from nuwa.train.image_vae_stage import ImageVaeStage
 from nuwa.train.learner import Learner, NotFiniteError
 from nuwa.train.mtd_stage import MtdStage
 from nuwa.train.progress import Means, Meter, Progress, Report
-from nuwa.train.run_folder import check_output, finished, remove_drafts, step_name, steps_in, write_config
+from nuwa.train.run_folder import (
+    check_output,
+    finished,
+    only_writer,
+    remove_drafts,
+    step_name,
+    steps_in,
+    write_config,
+)
 from nuwa.train.schedule import lr_factor
+from nuwa.train.sharding import StageWeights
+from nuwa.train.shards import collected
 from nuwa.train.stages import Adversary, ImageStage, Losses, Stage
 from nuwa.train.utilisation import Utilisation
 from nuwa.train.vae_stage import VaeStage
@@ -51,19 +62,20 @@ def train(
     config = resolve(config)
     if rank == 0:  # the others might see what this one is just writing
         check_output(config)
-    if finished(config):
+    if workers.first_says(finished(config)):
         return
-    if rank == 0:
-        remove_drafts(config.output)
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // world))
     runs = read_runs(config.dataset)
     pipe = load_pipeline(config.init) if config.init else build_pipeline(config, runs[0])
     # Sizes and frame rate that a pipeline names are those it was last trained at.
     pipe.register_to_config(height=runs[0].height, width=runs[0].width, train_fps=runs[0].train_fps)
     stage = STAGE_TYPES[config.stage](config, pipe, runs, _device(rank))
-    if rank == 0:
-        write_config(config)
-    Trainer(config, stage, rank, world).run(report or _print, until or config.steps or 0)
+    with ExitStack() as held:
+        if rank == 0:
+            write_config(config)
+            held.enter_context(only_writer(config.output))
+            remove_drafts(config.output)
+        Trainer(config, stage, rank, world).run(report or _print, until or config.steps or 0)
 
 
 class Trainer:
@@ -74,6 +86,7 @@ class Trainer:
         self.steps, self.lr = config.steps or 0, config.lr or 0.0
         self.batch = batch_share(config.batch or 0, world)
         self.device = next(stage.module.parameters()).device
+        self.weights = StageWeights(stage, config.sharding)
         self.learner = Learner(
             stage.module,
             weight_decay=config.weight_decay,
@@ -193,23 +206,19 @@ class Trainer:
 
     def save(self) -> None:
         """Write model/ with the averaged weights, then a checkpoint: a checkpoint of the last step means done."""
-        if self.rank > 0:
-            return
         self._check_weights()
-        self.stage.module.eval()
-        self.ema.swap()
-        save_pipeline(self.stage.pipeline(), self.config.output / "model")
-        self.ema.swap()
-        self.stage.module.train()
+        pipe = self.weights.averaged_pipeline(self.ema)
         checkpoint = Checkpoint(
             step=self.step,
-            weights=_merged(learner.weights() for learner in self._learners()),
-            ema=self.ema.average,
-            optimizer=_merged(learner.moments() for learner in self._learners()),
+            weights=collected(_merged(learner.weights() for learner in self._learners())),
+            ema=collected(self.ema.average),
+            optimizer=collected(_merged(learner.moments() for learner in self._learners())),
             rng=self._random_state(),
             numbers={"ema_updates": self.ema.num_updates},
         )
-        save_checkpoint(checkpoint, self.config.output / "checkpoints", self.config.keep_checkpoints)
+        if pipe is not None:  # the first worker writes
+            save_pipeline(pipe, self.config.output / "model")
+            save_checkpoint(checkpoint, self.config.output / "checkpoints", self.config.keep_checkpoints)
 
     def _check_weights(self) -> None:
         """Raise TrainError for weights that the last step has made infinite: its own gradient was not."""
@@ -228,7 +237,7 @@ class Trainer:
 
     def resume(self) -> None:
         """Take up the newest readable checkpoint, saying so when a newer one is damaged."""
-        checkpoint, problems = load_newest(self.config.output / "checkpoints")
+        checkpoint, problems = load_agreed(self.config.output / "checkpoints")
         for problem in problems:
             log.warning("%s; going on from step %d", problem, checkpoint.step if checkpoint else 0)
         if checkpoint is None:

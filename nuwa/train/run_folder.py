@@ -2,9 +2,13 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from nuwa.train.config import FREE_TO_CHANGE, TrainConfig, TrainError
 from nuwa.train.config_checks import keeps_length, without_effect
@@ -13,6 +17,10 @@ _FORMAT = 2
 """1, not written: `batch` counted the windows of one worker. 2: those of all workers together."""
 _BEFORE = {"first_frame_frac": 0.0, "prediction_frac": 0.0, "infilling_frac": 0.0}
 """What was in effect before a setting existed, where that is not its default now."""
+
+
+_LOCK = ".lock"
+PATIENCE_S = 30.0
 
 
 def finished(config: TrainConfig) -> bool:
@@ -28,7 +36,8 @@ def step_name(step: int) -> str:
 
 def steps_in(root: Path) -> list[int]:
     """Steps of the checkpoints below `root`, ascending; unfinished ones (`_…`) do not count."""
-    return sorted(int(path.name.removeprefix("step-")) for path in root.glob("step-*") if path.is_dir())
+    names = [path.name.removeprefix("step-") for path in root.glob("step-*") if path.is_dir()]
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def check_output(config: TrainConfig) -> None:
@@ -56,12 +65,40 @@ def write_config(config: TrainConfig) -> None:
         raise TrainError(f"output {config.output} cannot be written to ({error}); give another --output") from error
 
 
+@contextlib.contextmanager
+def only_writer(output: Path) -> Iterator[None]:
+    """Hold the run folder, so that no other process writes into it; the system lets go of it when this one dies.
+
+    Waits a while: workers of a training that was just killed may not know it yet. Raises TrainError after that. On a
+    file system without locks nothing is held.
+    """
+    with (output / _LOCK).open("a") as handle:
+        deadline = time.monotonic() + PATIENCE_S
+        while not _hold(handle):
+            if time.monotonic() > deadline:
+                raise TrainError(f"another process trains into {output}; wait for its end, or give another --output")
+            time.sleep(0.2)
+        yield
+
+
+def _hold(handle: IO[str]) -> bool:
+    """False while somebody else has the lock."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # no locks here
+        return True
+    return True
+
+
 def remove_drafts(output: Path) -> None:
     """Remove what a killed run was just writing: half a checkpoint, half a model.
 
     A model that was moved aside goes only when another has taken its place.
     """
     drafts = [*(output / "checkpoints").glob("_step-*.*"), *output.glob("_model.new-*")]
+    (output / "checkpoints" / "_best.json").unlink(missing_ok=True)
     if (output / "model").is_dir():
         drafts += output.glob("_model.old-*")
     for path in drafts:

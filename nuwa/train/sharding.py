@@ -1,0 +1,106 @@
+"""Weights of a stage whole in every worker, or shared out among them (FSDP2): the same training, the same checkpoints.
+
+Sharded, each worker holds an equal part of every weight, of its gradient, of the optimiser's moments and of the
+average; a block's weights are whole only while the block computes.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import torch
+from diffusers import AutoencoderKL
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from nuwa.generate.pipeline import NuwaXLPipeline
+from nuwa.models.vae import TemporalVAE
+from nuwa.train import workers
+from nuwa.train.ema import Ema
+from nuwa.train.shards import collected
+from nuwa.train.stages import Stage
+
+Sharding = Literal["none", "fsdp"]
+
+_BLOCKS = ("down_blocks", "mid_block", "up_blocks")
+"""What the parts of a network are called whose weights travel together."""
+
+
+class StageWeights:
+    """The weights of a stage, shared out as `sharding` says; build optimiser and average after it."""
+
+    def __init__(self, stage: Stage, sharding: Sharding) -> None:
+        self.stage, self._whole = stage, None
+        if sharding == "fsdp":
+            if workers.number() == 0:  # sharded modules cannot be copied, and a pipeline is made of copies
+                self._whole = copy.deepcopy(stage.module).cpu()
+            shard(stage.module)
+
+    def averaged_pipeline(self, ema: Ema) -> NuwaXLPipeline | None:
+        """The stage's pipeline with the averaged weights; None but in the first worker. All workers call it."""
+        average = collected(ema.average)
+        if workers.number() > 0:
+            return None
+        return self._pipeline_here(ema) if self._whole is None else self._pipeline_of(self._whole, average)
+
+    def _pipeline_here(self, ema: Ema) -> NuwaXLPipeline:
+        """Its copies are made while the module holds the average."""
+        module = self.stage.module
+        was_training = module.training
+        module.eval()
+        ema.swap()
+        try:
+            return self.stage.pipeline()
+        finally:
+            ema.swap()
+            module.train(was_training)
+
+    def _pipeline_of(self, whole: nn.Module, average: Mapping[str, torch.Tensor]) -> NuwaXLPipeline:
+        """The stage has a whole module for a moment."""
+        sharded = self.stage.module
+        whole.load_state_dict(average, strict=False)  # frozen weights have no average: they are as they were
+        self.stage.module = whole.to(next(sharded.parameters()).device).eval()  # type: ignore[misc]  # all stages can
+        try:
+            return self.stage.pipeline()
+        finally:
+            self.stage.module = sharded  # type: ignore[misc]
+            whole.cpu()
+
+
+def shard(module: nn.Module) -> None:
+    """Share out the weights of `module` among all workers, block by block. All workers call it.
+
+    Gradients are summed in float32. Weights travel as float32 too and autocast rounds them where it does without
+    sharding, so the result is the same; half the traffic for bfloat16 weights would not be.
+    """
+    device = next(module.parameters()).device
+    mesh = init_device_mesh(device.type, (workers.count(),))
+    policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
+    for root in _called(module):
+        for block in _blocks_of(root):
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+        fully_shard(root, mesh=mesh, mp_policy=policy)
+        for part in root.modules():
+            if isinstance(part, FSDPModule):
+                part.set_reduce_scatter_unused_params(
+                    True, recurse=False
+                )  # one worker may have used what others do not
+                part.set_force_sum_reduction_for_comms(device.type == "cpu")  # gloo has no mean
+
+
+def _called(module: nn.Module) -> Iterator[nn.Module]:
+    """What a stage calls: an autoencoder by its parts, all others whole."""
+    if not isinstance(module, AutoencoderKL | TemporalVAE):
+        yield module
+        return
+    for part in module.children():
+        if next(part.parameters(), None) is not None:
+            yield part
+
+
+def _blocks_of(root: nn.Module) -> Iterator[nn.Module]:
+    """Blocks on the way down, in the middle and on the way up, where `root` has them."""
+    for name in _BLOCKS:
+        found = getattr(root, name, None)
+        yield from found if isinstance(found, nn.ModuleList) else [found] if isinstance(found, nn.Module) else []
