@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from nuwa.data.prompt_tokens import PromptFolder
 from nuwa.generate.pipeline import NuwaXLPipeline
 
 Key = tuple[int, ...]
@@ -31,16 +32,22 @@ class LatentMemory:
 
 
 class PromptMemory:
-    """Tokens of every distinct prompt, encoded once; captions repeat over all frames of a clip."""
+    """Tokens of every distinct prompt, encoded once; captions repeat over all frames of a clip.
 
-    def __init__(self, pipe: NuwaXLPipeline) -> None:
-        self._encode = pipe.encode_prompts
+    stored: prompts that were encoded before by the same text encoder
+    """
+
+    def __init__(self, pipe: NuwaXLPipeline, stored: PromptFolder | None = None) -> None:
+        self._encode, self._stored = pipe.encode_prompts, stored
         self._known: dict[str, torch.Tensor] = {}
 
     def tokens(self, prompts: Sequence[str]) -> torch.Tensor:
         """Tokens of `prompts`: (len n d), float32."""
-        for prompt in prompts:
-            if prompt not in self._known:
-                # One at a time: the result then never depends on which prompts came together.
-                self._known[prompt] = self._encode([prompt])[0].cpu()
-        return torch.stack([self._known[prompt] for prompt in prompts])
+        return torch.stack([self._tokens(prompt) for prompt in prompts])
+
+    def _tokens(self, prompt: str) -> torch.Tensor:
+        if prompt not in self._known:
+            stored = None if self._stored is None else self._stored.read(prompt)
+            # One at a time: the result then never depends on which prompts came together.
+            self._known[prompt] = self._encode([prompt])[0].cpu() if stored is None else torch.from_numpy(stored)
+        return self._known[prompt]
