@@ -3,7 +3,7 @@
 from typing import Any, Self
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import ModelMixin, UNet2DConditionModel  # noqa: F401  a pipeline looks for ModelMixin beside its parts
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
