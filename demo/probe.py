@@ -1,11 +1,11 @@
-"""Read colour, shape, position and place back from the pixels of a toon frame.
+"""Read colour, shape, position, size and place back from the pixels of a toon frame.
 
 Heroes are saturated and bright; places are pale or dark. So saturated pixels are the hero, their hue is its colour,
 their outline its shape, and the rest of the frame is compared with every empty place.
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -15,23 +15,33 @@ from demo import drawing, world
 
 Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
+Patch = NDArray[np.float32]
+Outline = NDArray[np.uint8]
 
 PROBE_SIZE_PX = 128
 TEMPLATE_SIZE_PX = 32
 TEMPLATE_ANGLES = 24
 MIN_CHROMA = 75
 MIN_HERO_FRAC = 0.008
+EYE_PX = 9
+"""Of a frame `PROBE_SIZE_PX` high."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What a frame shows; `shape`, `colour`, `x`, `y` are None where no hero was found. Lengths in frame heights."""
+    """What a frame shows; all but `place` are None where no hero was found.
+
+    x, y: middle of the hero in frame heights; area: of its outline filled, in squared frame heights
+    patch: the hero's colourfulness, 0 (its eyes, and all around it) … 1, centred and scaled to unit area, (T T)
+    """
 
     place: str
     colour: str | None = None
     shape: str | None = None
     x: float | None = None
     y: float | None = None
+    area: float | None = None
+    patch: Patch | None = field(default=None, compare=False, repr=False)
 
 
 def read_frame(image: Image) -> Reading:
@@ -43,14 +53,16 @@ def read_frame(image: Image) -> Reading:
     if vivid.mean() < MIN_HERO_FRAC:
         return Reading(place=place)
     colour = _commonest_colour(image, vivid)
-    hero = _largest_blob(vivid & (_colour_index(image) == world.COLOURS.index(colour)))
-    ys, xs = np.nonzero(hero)
+    outline = _outline(vivid & (_colour_index(image) == world.COLOURS.index(colour)))
+    ys, xs = np.nonzero(outline)
     return Reading(
         place=place,
         colour=colour,
-        shape=_nearest_shape(hero, native_height),
+        shape=_nearest_shape(outline, native_height),
         x=float(xs.mean() + 0.5) / PROBE_SIZE_PX,
         y=float(ys.mean() + 0.5) / PROBE_SIZE_PX,
+        area=float(outline.sum()) / PROBE_SIZE_PX**2,
+        patch=_patch(image, outline),
     )
 
 
@@ -104,38 +116,76 @@ def _nearest_place(image: Image, vivid: Mask) -> str:
     height, width = image.shape[:2]
     errors = []
     for place in world.PLACES:
-        empty = cv2.GaussianBlur(drawing.background(place, height, width), (0, 0), 3)
+        empty = _soft_place(place, height, width)
         errors.append(np.abs(soft.astype(np.int16) - empty)[outside].mean())
     return world.PLACES[int(np.argmin(errors))]
 
 
-def _normalised(mask: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Fill the outline (the eyes are holes), centre it and scale it to unit area → float (T T) in [0, 1]."""
-    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    filled = cv2.drawContours(np.zeros_like(mask), contours, -1, 1, -1)
-    ys, xs = np.nonzero(filled)
+@functools.cache
+def _soft_place(place: str, height: int, width: int) -> Image:
+    return np.asarray(cv2.GaussianBlur(drawing.background(place, height, width), (0, 0), 3), np.uint8)
+
+
+def _outline(mask: Mask) -> Outline:
+    """The largest blob of the hero's colour without holes: 1 inside.
+
+    Eyes are holes in it; those of a triangle reach its edge and cut it in two, so gaps narrower than an eye are closed.
+    """
+    wide = cv2.copyMakeBorder(mask.astype(np.uint8), EYE_PX, EYE_PX, EYE_PX, EYE_PX, cv2.BORDER_CONSTANT)
+    eye = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (EYE_PX, EYE_PX))
+    closed = cv2.morphologyEx(wide, cv2.MORPH_CLOSE, eye)[EYE_PX:-EYE_PX, EYE_PX:-EYE_PX]
+    blob = _largest_blob(closed > 0).astype(np.uint8)
+    contours, _ = cv2.findContours(blob, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return np.asarray(cv2.drawContours(np.zeros_like(blob), contours, -1, 1, -1), np.uint8)
+
+
+def _centred(values: NDArray[np.generic], outline: Outline) -> Patch:
+    """`values` (h w) with the filled outline's middle in the middle and its area scaled to one → (T T)."""
+    ys, xs = np.nonzero(outline)
     scale = 0.5 * TEMPLATE_SIZE_PX / np.sqrt(len(xs))
     middle = TEMPLATE_SIZE_PX / 2 - 0.5
     move = np.array([(scale, 0, middle - scale * xs.mean()), (0, scale, middle - scale * ys.mean())])
-    drawn = cv2.warpAffine(filled.astype(np.float32), move, (TEMPLATE_SIZE_PX, TEMPLATE_SIZE_PX))
+    drawn = cv2.warpAffine(values.astype(np.float32), move, (TEMPLATE_SIZE_PX, TEMPLATE_SIZE_PX))
     return np.asarray(drawn, np.float32)
 
 
+def _patch(image: Image, outline: Outline) -> Patch:
+    """Colourfulness of the hero, see `Reading`; full where it is as vivid as its most vivid tenth."""
+    chroma = _chroma(image).astype(np.float32)
+    full = max(float(np.quantile(chroma[outline > 0], 0.9)), 1.0)
+    return _centred(np.minimum(chroma / full, 1.0) * outline, outline)
+
+
 @functools.cache
-def _shape_templates(native_height: int) -> NDArray[np.float32]:
-    """Every shape at every angle, as it looks when drawn `native_height` pixels high → (shapes angles T T)."""
-    templates = []
-    for shape in world.SHAPES:
-        for turn in np.linspace(0, 2 * np.pi, TEMPLATE_ANGLES, endpoint=False):
-            canvas = np.full((native_height, native_height, 3), 160, np.uint8)
-            drawing.draw_hero(canvas, shape, world.COLOURS[0], 0.5, 0.5, world.HERO_RADIUS, float(turn))
-            image = _resize(canvas)
-            templates.append(_normalised(_largest_blob(_chroma(image) >= MIN_CHROMA).astype(np.uint8)))
-    size = (len(world.SHAPES), TEMPLATE_ANGLES, TEMPLATE_SIZE_PX, TEMPLATE_SIZE_PX)
-    return np.stack(templates).reshape(size)
+def _drawn_heroes(shape: str, native_height: int, angles: int) -> tuple[tuple[Image, Outline], ...]:
+    """A shape at `angles` angles as footage shows it `native_height` pixels high, each with its outline.
+
+    Drawn large and shrunk like footage: drawn small, the eyes would come out otherwise.
+    """
+    found, tall = [], max(PROBE_SIZE_PX, native_height)
+    for turn in np.linspace(0, 2 * np.pi, angles, endpoint=False):
+        canvas = np.full((tall, tall, 3), 160, np.uint8)
+        drawing.draw_hero(canvas, shape, world.COLOURS[0], 0.5, 0.5, world.HERO_RADIUS, float(turn))
+        image = _resize(np.asarray(cv2.resize(canvas, (native_height,) * 2, interpolation=cv2.INTER_AREA), np.uint8))
+        found.append((image, _outline(_chroma(image) >= MIN_CHROMA)))
+    return tuple(found)
 
 
-def _nearest_shape(hero: Mask, native_height: int) -> str:
+@functools.cache
+def turned_patches(shape: str, native_height: int, angles: int) -> Patch:
+    """`Reading.patch` of a shape at `angles` angles from upright on, clockwise → (angles T T)."""
+    return np.stack([_patch(image, outline) for image, outline in _drawn_heroes(shape, native_height, angles)])
+
+
+@functools.cache
+def _shape_templates(native_height: int) -> Patch:
+    """Every shape's filled outline at every angle → (shapes angles T T)."""
+    heroes = [_drawn_heroes(shape, native_height, TEMPLATE_ANGLES) for shape in world.SHAPES]
+    rows = [[_centred(outline, outline) for _, outline in of_shape] for of_shape in heroes]
+    return np.array(rows, np.float32)
+
+
+def _nearest_shape(outline: Outline, native_height: int) -> str:
     templates = _shape_templates(native_height)
-    error = np.abs(templates - _normalised(hero.astype(np.uint8))).mean(axis=(-1, -2)).min(axis=1)
+    error = np.abs(templates - _centred(outline, outline)).mean(axis=(-1, -2)).min(axis=1)
     return world.SHAPES[int(error.argmin())]

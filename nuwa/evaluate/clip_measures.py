@@ -12,6 +12,7 @@ from nuwa.evaluate.clip_model import OpenClipModel, clipsim
 from nuwa.evaluate.decoding import Clip, Format
 from nuwa.evaluate.features import ImageFeatures, VideoFeatures
 from nuwa.evaluate.flow import FlowMethod, Step, steps
+from nuwa.evaluate.scene_probe import Scene, SceneProbe, read_scenes
 from nuwa.evaluate.seams import Seams, gradient_energy, seams
 from nuwa.hierarchy import NuwaError
 
@@ -33,6 +34,7 @@ class Networks:
     video: VideoFeatures | None = None
     clip: OpenClipModel | None = None
     probes: Mapping[str, Probe] = field(default_factory=dict)
+    scenes: SceneProbe | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,7 @@ class ClipMeasures:
     series: name → values along the clip, NaN where there are none: `clipsim` and its control (p,), `probe …` (t,),
     `flicker`, `static_frac`, `warp`, `matched_frac`, `motion` (t−1,), `sharpness` (t,)
     seams: one per level but the deepest, empty where the windows are not known
+    scenes: as the probe read them, and prompts, one per frame; both empty without a probe or prompts
     """
 
     name: str
@@ -65,6 +68,8 @@ class ClipMeasures:
     video: Floats | None
     series: Mapping[str, Floats]
     seams: tuple[Seams, ...]
+    scenes: tuple[Scene, ...] = ()
+    prompts: tuple[str, ...] = ()
 
 
 def spread_positions(frames: int, count: int) -> NDArray[np.int64]:
@@ -87,12 +92,15 @@ def measure(clip: Clip, others: Sequence[str], networks: Networks, plan: Plan) -
                 series[name] = clipsim(embedded, texts).double().numpy()
     series |= _of_pixels(clip, plan)
     series |= _of_probes(clip, others, networks.probes)
+    probe = networks.scenes if clip.prompts else None
     return ClipMeasures(
         name=f"{clip.source.path.name}#{clip.part}",
         image=None if networks.image is None else _features(networks.image, sampled),
         video=None if networks.video is None else _features(networks.video, blocks(clip.frames, plan.block)),
         series=series,
         seams=() if plan.windows is None else tuple(seams(clip.frames, *plan.windows, clip.prompts or None)),
+        scenes=() if probe is None else read_scenes(clip.frames, clip.prompts, probe),
+        prompts=() if probe is None else clip.prompts,
     )
 
 

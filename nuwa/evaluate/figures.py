@@ -22,8 +22,8 @@ class Figure:
 
     value: of the generated videos. floor: the same of real videos; for a distance, that between disjoint parts of the
     real set. same_counts: a distance of generated from real videos at the counts of the floor, so that the two have
-    the same bias. control: with the prompts of other videos. along: values along the video at `times_s`
-    drift_per_s, floor_drift_per_s: slopes of those
+    the same bias. control: with the prompts of other videos. chance: what the control of faultless videos would be.
+    along: values along the video at `times_s`. drift_per_s, floor_drift_per_s: slopes of those
     """
 
     name: str
@@ -34,6 +34,7 @@ class Figure:
     floor: Estimate | None = None
     same_counts: float | None = None
     control: Estimate | None = None
+    chance: Estimate | None = None
     along: Floats | None = None
     times_s: Floats | None = None
     drift_per_s: Estimate | None = None

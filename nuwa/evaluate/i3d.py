@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from nuwa.evaluate.weights_file import fill, fingerprint, read_weights
+from nuwa.models.weights_file import fill, fingerprint, read_weights
 
 SIZE_PX = 224
 CLASSES = 400

@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional
 from torchvision.models import inception
 
-from nuwa.evaluate.weights_file import fill, fingerprint, read_weights
 from nuwa.hierarchy import NuwaError
+from nuwa.models.weights_file import fill, fingerprint, read_weights
 
 SIZE_PX = 299
 WIDTH = 2048

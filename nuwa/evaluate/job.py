@@ -20,6 +20,7 @@ from nuwa.evaluate.decoding import Format, choose_format, parts, prompts_of, rea
 from nuwa.evaluate.features import ImageFeatures, ToyVideoFeatures, VideoFeatures
 from nuwa.evaluate.figures import Comparison, Measured
 from nuwa.evaluate.report import compute_figures, figure_json, footage_json, not_found
+from nuwa.evaluate.scene_probe import SceneProbe, asks_anything
 from nuwa.evaluate.sources import Footage, Source, UnreadableVideoError, find_footage
 from nuwa.hierarchy import NuwaError
 
@@ -63,14 +64,23 @@ def prepare(config: EvaluateConfig) -> Job:
     return Job(config, wanted, real, generated, of_real, of_generated, short)
 
 
-def evaluate(job: Job, probes: Mapping[str, Probe] | None = None, on_clip: Callable[[], None] = lambda: None) -> Report:
+def evaluate(
+    job: Job,
+    probes: Mapping[str, Probe] | None = None,
+    on_clip: Callable[[], None] = lambda: None,
+    scene_probe: SceneProbe | None = None,
+) -> Report:
     """Measure every clip and compute every figure that was asked for and can be had.
 
     probes: name → callable that scores frames by their prompts (`nuwa.evaluate.clip_measures.Probe`)
     on_clip: called after each clip
-    Raises NuwaError for a figure that was asked for by name and cannot be had.
+    scene_probe: reads what scenes show (`nuwa.evaluate.scene_probe`)
+    Raises NuwaError for a figure that was asked for by name and cannot be had, and for a scene probe that reads nothing
+    of what any prompt asks for.
     """
-    loaded = load_networks(job.config, job.config.wanted, probes or {})
+    if scene_probe is not None:
+        _check_scenes(job, scene_probe)
+    loaded = load_networks(job.config, job.config.wanted, probes or {}, scene_probe)
     metrics = _allowed(job, loaded)
     plan = Plan(
         wanted=job.wanted,
@@ -89,7 +99,7 @@ def evaluate(job: Job, probes: Mapping[str, Probe] | None = None, on_clip: Calla
     sets = Comparison(real, generated, bootstrap, job.config.splits)
     allowed = [name for name in metrics if name not in left_out]
     figures = compute_figures(allowed, sets, networks, plan, job.config.feature_width)
-    left_out |= not_found(allowed, networks.probes, figures)
+    left_out |= not_found(allowed, networks.probes, networks.scenes, figures)
     return {
         "figures": {figure.name: figure_json(figure) for figure in figures},
         "left_out": left_out,
@@ -106,7 +116,12 @@ def evaluate(job: Job, probes: Mapping[str, Probe] | None = None, on_clip: Calla
     }
 
 
-def load_networks(config: EvaluateConfig, metrics: Sequence[Metric], probes: Mapping[str, Probe]) -> Networks:
+def load_networks(
+    config: EvaluateConfig,
+    metrics: Sequence[Metric],
+    probes: Mapping[str, Probe],
+    scene_probe: SceneProbe | None = None,
+) -> Networks:
     """The feature networks that these metrics need; the field's own where their weights were given by path."""
     device = _device(config.device)
     of_frames, of_blocks = set(metrics) & set(OF_FRAMES), set(metrics) & set(OF_BLOCKS)
@@ -126,7 +141,7 @@ def load_networks(config: EvaluateConfig, metrics: Sequence[Metric], probes: Map
         video = I3DFeatures.from_file(config.i3d, device)
     elif of_blocks:
         video = ToyVideoFeatures()
-    return Networks(image=image, video=video, clip=clip, probes=probes)
+    return Networks(image=image, video=video, clip=clip, probes=probes, scenes=scene_probe)
 
 
 def write_report(report: Report, path: Path) -> None:
@@ -150,6 +165,20 @@ def _allowed(job: Job, networks: Networks) -> list[Metric]:
         if name in against:
             raise NuwaError(f"--metrics {name}: {against[name]}")
     return [name for name in job.config.wanted if name not in against]
+
+
+def _check_scenes(job: Job, probe: SceneProbe) -> None:
+    """Raise NuwaError where the probe has nothing to compare with."""
+    prompts = [prompt for source, _ in job.generated_chosen for prompt in source.prompts]
+    if not prompts:
+        raise NuwaError(
+            f"probe {probe.name}: no generated video has prompts; put the .json of pipelines.generate beside each"
+        )
+    if not asks_anything(prompts, probe):
+        known = "; ".join(f"{attribute}: {', '.join(words)}" for attribute, words in probe.choices.items())
+        raise NuwaError(
+            f"probe {probe.name}: no prompt asks for anything that it reads ({known}); leave it away for other videos"
+        )
 
 
 def _insist(asked: Sequence[Metric], left_out: Mapping[str, str], lost: Sequence[tuple[str, str]]) -> None:
@@ -200,6 +229,7 @@ def _needed(networks: Networks, metrics: frozenset[str]) -> Networks:
         video=networks.video if metrics & set(OF_BLOCKS) else None,
         clip=networks.clip if "clipsim" in metrics else None,
         probes=networks.probes,
+        scenes=networks.scenes,
     )
 
 

@@ -25,6 +25,8 @@ from nuwa.evaluate.figures import (
     series_figure,
 )
 from nuwa.evaluate.frechet import principal_directions
+from nuwa.evaluate.probe_figures import probe_figures, titles_of
+from nuwa.evaluate.scene_probe import SceneProbe
 from nuwa.evaluate.seams import CHANGE_MARGIN
 from nuwa.evaluate.sources import Footage
 
@@ -33,6 +35,7 @@ NOTHING_FOUND = {
     "warp": "optical flow matches no pixel of any generated video with the next frame",
     "seams": f"every keyframe lies within {CHANGE_MARGIN} frames of a change of prompt, where the scene itself changes",
 }
+NO_SCENE = "no scene of the generated videos is long enough and has a prompt that asks for it"
 SIGNIFICANT = 7
 """Digits of a number in the report: single precision has no more."""
 
@@ -53,16 +56,22 @@ def compute_figures(
     for name in networks.probes:
         titles = Titles(f"probe_{name}", f"probe: {name}", "higher", "a callable from outside")
         found.append(series_figure(titles, f"probe {name}", sets, _by_blocks(plan)))
+    if networks.scenes is not None:
+        found += probe_figures(networks.scenes, sets)
     return [figure for figure in found if figure is not None and math.isfinite(figure.value.value)]
 
 
-def not_found(metrics: Sequence[str], probes: Iterable[str], figures: Sequence[Figure]) -> dict[str, str]:
+def not_found(
+    metrics: Sequence[str], probes: Iterable[str], scenes: SceneProbe | None, figures: Sequence[Figure]
+) -> dict[str, str]:
     """Metrics and probes that gave no figure although nothing stood against them, and why."""
     names = {figure.name for figure in figures}
     silent = [name for name in metrics if not names & {name, f"toy_{name}", f"{name}_level_0"}]
     reasons = {name: NOTHING_FOUND.get(name, "the videos hold nothing that it measures") for name in silent}
     asked = {f"probe_{name}" for name in probes}
-    return reasons | dict.fromkeys(sorted(asked - names), "it found nothing to check in any generated video")
+    reasons |= dict.fromkeys(sorted(asked - names), "it found nothing to check in any generated video")
+    of_scenes = [] if scenes is None else [name for name in titles_of(scenes) if name not in names]
+    return reasons | dict.fromkeys(of_scenes, NO_SCENE)
 
 
 def _by_blocks(plan: Plan) -> Along:
@@ -137,6 +146,7 @@ def figure_json(figure: Figure) -> dict[str, Any]:
         "floor": None if figure.floor is None else _estimate(figure.floor),
         "at_the_counts_of_the_floor": _number(figure.same_counts),
         "control_with_prompts_of_another_video": None if figure.control is None else _estimate(figure.control),
+        "chance": None if figure.chance is None else _estimate(figure.chance),
         "drift_per_s": None if figure.drift_per_s is None else _estimate(figure.drift_per_s),
         "floor_drift_per_s": None if figure.floor_drift_per_s is None else _estimate(figure.floor_drift_per_s),
         "counts": figure.counts,
