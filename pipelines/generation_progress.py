@@ -16,9 +16,9 @@ BETWEEN_LINES_S = 15.0
 
 
 def line(made: "Made") -> str:
-    """Windows done, frames done, time left."""
+    """Windows or steps done, frames done, time left."""
     left = "" if made.seconds_left is None else f", {clock(made.seconds_left)} left"
-    return f"windows {made.windows_done}/{made.windows}, frames {made.frames_done}/{made.frames}{left}"
+    return f"{made.unit} {made.windows_done}/{made.windows}, frames {made.frames_done}/{made.frames}{left}"
 
 
 def clock(seconds: float) -> str:

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from nuwa.generate import job
+from nuwa.generate import held_folder, job
 from nuwa.generate.long_video import Progress
 from nuwa.generate.pipeline_folder import weights_fingerprint
 from nuwa.generate.windows import WindowSampler
@@ -280,5 +280,5 @@ def test_without_locks_on_the_file_system_it_works_too(words: list[str], monkeyp
     def flock(handle: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, "no locks")
 
-    monkeypatch.setattr(job.fcntl, "flock", flock)
+    monkeypatch.setattr(held_folder.fcntl, "flock", flock)
     assert run(words) == 0

@@ -8,24 +8,33 @@ from typing import Literal
 
 from nuwa.hierarchy import NuwaError
 
+Mode = Literal["text", "image", "inpaint", "outpaint", "cinemagraph", "extend"]
+
 _MOST_DEPTH = 100
 """Levels that are looked at: even windows of 3 frames reach the longest video with 25."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
-    """Generate a long video from a story of prompts; the same command again resumes. docs/nuwa.md shows how."""
+    """Generate a video from prompts; the same command again resumes.
+
+    The folder decides how: NUWA-XL makes a long video of a story (docs/nuwa.md), a space-time U-Net a clip in one pass
+    (docs/lumiere.md).
+    """
 
     model: Path
     """Pipeline folder: the `model` of a training run."""
-    story: Path
+    prompt: str | None = None
+    """One prompt for all frames, in place of a story."""
+    story: Path | None = None
     """YAML: `fps: 8` and `scenes:`, a list of `{prompt: text, seconds: number}` or `{prompt, start, end}`; see
     docs/nuwa.md for prompts of single levels and for given images."""
     output: Path
     """File to write: .mp4, .gif, or a name without a suffix for a folder of PNG images. All that is needed to repeat
     it goes into the .json beside it."""
     frames: int | None = None
-    """Length of the video in frames; crops the story or extends its last prompt. Default: the story."""
+    """Length of the video in frames; crops the story or extends its last prompt. Default: the story; for a --prompt as
+    many as the model was trained on; as many as a --video has that is painted into."""
     depth: int | None = None
     """Levels, the global one included. Default: the fewest that reach the length."""
     steps: tuple[int, ...] = (20,)
@@ -40,8 +49,9 @@ class GenerateConfig:
     """How known frames are shown to the network: encoded from pixels as in the paper, or their latents as they are,
     which saves the encoder."""
     seed: int = 0
-    batch: int = 8
-    """Local windows sampled at once; results are bitwise equal at one batch size, not across them."""
+    batch: int | None = None
+    """Windows sampled at once; results are bitwise equal at one batch size, not across them. Default: 8 local windows
+    of NUWA-XL, 1 window of a clip that is longer than its model was trained for."""
     workers: int = 1
     """Processes that sample windows, as Ray actors if there is more than one; the result does not depend on it."""
     ray_address: str | None = None
@@ -57,10 +67,42 @@ class GenerateConfig:
     spread over the keyframes in their order."""
     extend: Path | None = None
     """Video to go on from: it becomes the beginning, and the story and --frames count from its start."""
-    fit: Literal["exact", "crop"] = "exact"
-    """What becomes of given pictures of another size than the model's: refused, or scaled to cover and cropped."""
+    mode: Mode = "text"
+    """What a space-time U-Net makes its clip from, beside the prompt: nothing, the first frame, a video with a part to
+    be painted anew, or to be continued beyond its borders, an image of which a part moves, a video to go on from."""
+    image: Path | None = None
+    """Image of --mode image and cinemagraph."""
+    video: Path | None = None
+    """Video of --mode inpaint, outpaint and extend."""
+    mask: Path | None = None
+    """Mask of --mode inpaint and cinemagraph: an image, or a video, white where pixels are to be made."""
+    place: tuple[int, int, int, int] | None = None
+    """Left, top, width and height, in pixels of the model's frame, of the box that --mode outpaint puts its video into.
+    Default: the video's own size, in the middle."""
+    put_back: bool = False
+    """Put known pixels back after decoding, exactly as they were given; a model of pixels keeps them anyway."""
+    overlap: int | None = None
+    """Frames that windows share where a clip is longer than its model was trained for. Default: half of a window."""
+    style: Path | None = None
+    """U-Net fine-tuned on a style from the one that the model was made of; or a pipeline folder that has it."""
+    style_strength: float = 0.75
+    """How far the spatial weights go from the model's own, 0, to those of --style, 1."""
+    fit: Literal["exact", "scale", "crop"] = "exact"
+    """What becomes of given pictures of another size than the model's: refused; scaled, if they have its aspect; or
+    scaled to cover and cropped."""
     upscale: int = 1
-    """Repeat every pixel this often in both directions: small frames keep their colours in yuv420p."""
+    """Repeat every pixel this often in both directions: small frames keep their colours in yuv420p. With --ssr: how
+    many times larger that makes a side; by default as it was trained."""
+    ssr: Path | None = None
+    """Pipeline folder whose super-resolution makes the frames larger."""
+    ssr_steps: int = 20
+    """Sampler steps of --ssr."""
+    ssr_noise: float = 0.1
+    """Noise on the small frames that --ssr sees, 0 to 1; it hides their faults."""
+    ssr_tile_px: int | None = None
+    """Side of the tiles, in pixels, that --ssr takes large frames in. Default: whole frames."""
+    ssr_segment: int = 64
+    """Frames that --ssr makes at once; memory follows it, and not the length of the video."""
     tile_px: int | None = None
     """Side of the tiles, in pixels, that the autoencoder takes large frames in, so that its memory does not grow with
     them; another video than with whole frames, the default."""
@@ -87,14 +129,50 @@ def check_numbers(config: GenerateConfig) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise NuwaError(f"--{_flag(entry.name)} is {value}; give a number")
     for name in ("workers", "batch"):
-        if getattr(config, name) < 1:
-            raise NuwaError(f"{name} is {getattr(config, name)}; give 1 or more")
+        number = getattr(config, name)
+        if number is not None and number < 1:
+            raise NuwaError(f"{name} is {number}; give 1 or more")
     if config.depth is not None and config.depth > _MOST_DEPTH:
         raise NuwaError(f"depth {config.depth} is more than any video needs; leave --depth out for the fewest levels")
     if not config.steps:
         raise NuwaError("--steps has no number; give one, or one per level")
     if not config.output.name:
         raise NuwaError(f"output {config.output} has no name; give a file to write")
+
+
+def check_options(config: GenerateConfig, one_pass: bool) -> None:
+    """Raise NuwaError for options that mean nothing to the model of the folder, so that none is passed over.
+
+    one_pass: the folder has a space-time U-Net; else it is one of NUWA-XL
+    """
+    for name in _NUWA_XL_ONLY if one_pass else _ONE_PASS_ONLY:
+        if _is_given(config, name):
+            kind, other = ("has a space-time U-Net", "NUWA-XL") if one_pass else ("is one of NUWA-XL", "a STUNet")
+            hint = _INSTEAD.get(name, "leave it out")
+            raise NuwaError(f"--{_flag(name)} is for folders of {other}, and {config.model} {kind}; {hint}")
+    for owner, names in (("ssr", _OF_SSR), ("style", ("style_strength",))):
+        for name in names:
+            if _is_given(config, name) and getattr(config, owner) is None:
+                raise NuwaError(f"--{_flag(name)} does nothing without --{owner}; give both or neither")
+    if (config.prompt is None) == (config.story is None):
+        what = "neither --prompt nor --story is" if config.prompt is None else "both --prompt and --story are"
+        raise NuwaError(f"{what} given; give one of them")
+
+
+_NUWA_XL_ONLY = ("depth", "condition", "workers", "ray_address", "first_frame", "storyboard", "extend")
+_ONE_PASS_ONLY = ("mode", "image", "video", "mask", "place", "put_back", "overlap", "style", "style_strength")
+_OF_SSR = ("ssr_steps", "ssr_noise", "ssr_tile_px", "ssr_segment")
+_INSTEAD = {
+    "first_frame": "ask for --mode image --image",
+    "extend": "ask for --mode extend --video",
+    "mode": "leave it out, or start from pictures by --first-frame, --storyboard or --extend",
+}
+"""What to do with an option of the other kind of folder, where there is more to say than to leave it out."""
+
+
+def _is_given(config: GenerateConfig, name: str) -> bool:
+    """Whether an option has another value than its default."""
+    return bool(getattr(config, name) != next(entry.default for entry in fields(config) if entry.name == name))
 
 
 def command_line(config: GenerateConfig) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 from nuwa.generate.folder_checks import check_component, check_keys, components
 from nuwa.hierarchy import NuwaError
 
-_LOADING_ERRORS = (
+LOADING_ERRORS = (
     OSError,
     ValueError,
     RuntimeError,
@@ -41,7 +41,7 @@ class FolderPipeline(DiffusionPipeline):
             pipe = super().from_pretrained(folder, **kwargs)
         except NuwaError as error:
             raise NuwaError(f"pipeline folder {folder}: {error}") from error
-        except _LOADING_ERRORS as error:
+        except LOADING_ERRORS as error:
             line = " ".join(f"{type(error).__name__}: {error}".split())
             raise NuwaError(f"pipeline folder {folder} cannot be loaded ({line}); train or copy it again") from error
         for name in stored:

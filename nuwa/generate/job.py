@@ -1,14 +1,14 @@
 """One video, from what was asked for to the finished file: checked first, made window by window, resumable."""
 
-import fcntl
-import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from nuwa.generate.config import GenerateConfig, check_numbers
+import numpy as np
+
+from nuwa.generate.config import GenerateConfig, check_numbers, check_options
 from nuwa.generate.executors import Executor, LocalExecutor
 from nuwa.generate.finished_windows import FinishedWindows
 from nuwa.generate.given_frames import (
@@ -19,12 +19,15 @@ from nuwa.generate.given_frames import (
     storyboard_clips,
     video_clip,
 )
+from nuwa.generate.held_folder import held_folder
+from nuwa.generate.large_video import Enlarger
 from nuwa.generate.long_video import Progress, VideoPlan, generate_frames
 from nuwa.generate.pictures import Size
 from nuwa.generate.pipeline import pick_device
 from nuwa.generate.pipeline_folder import StoredPipeline, load_pipeline, stored_pipeline
-from nuwa.generate.record import Record, describe, identity, is_done, write_record
-from nuwa.generate.story import GivenImage, Story, frame_prompts, level_prompts, load_story
+from nuwa.generate.record import Record, describe, enlarged_identity, identity, is_done, write_record
+from nuwa.generate.stored_ssr import Ssr, asked_ssr
+from nuwa.generate.story import GivenImage, Story, frame_prompts, level_prompts, load_story, prompt_story
 from nuwa.generate.video_files import check_output, format_of, write_video
 from nuwa.generate.windows import Sampling, WindowSampler
 from nuwa.hierarchy import NuwaError, depth_for, plan, strides
@@ -42,6 +45,7 @@ class Job:
     sampling: Sampling
     prompts: tuple[tuple[str, ...], ...]
     clips: tuple[GivenClip, ...]
+    ssr: Ssr | None
     record: Record
 
     @property
@@ -57,19 +61,20 @@ class Job:
 def prepare(config: GenerateConfig) -> Job:
     """Read and check everything but the weights, cheapest first. NuwaError, one line, for whatever cannot be made."""
     check_numbers(config)
+    check_options(config, one_pass=False)
     format_of(config.output)
-    story = load_story(config.story)
     stored = stored_pipeline(config.model)
-    fps = next(rate for rate in (config.fps, story.fps, stored.train_fps) if rate is not None)
-    check_output(config.output, stored.height, stored.width, config.upscale, fps)
+    story, fps = told_story(config, stored)
+    ssr = asked_ssr(config, fps)
+    check_frames(config, stored, ssr, fps)
     frames = len(frame_prompts(story, fps, config.frames))
     depth = _depth(frames, stored.window_length, config.depth)
     sampling = _sampling(config, fps)
     sampling.check_levels(depth)
     prompts = level_prompts(story, fps, frames, depth)
     clips = _clips(config, story, stored, frames, depth, fps)
-    record = describe(config, story, stored, sampling, prompts, clips)
-    return Job(config, stored, sampling, prompts, clips, record)
+    record = describe(config, story, stored, sampling, prompts, clips, None if ssr is None else ssr.describe())
+    return Job(config, stored, sampling, prompts, clips, ssr, record)
 
 
 def run(job: Job, on_progress: Callable[[Progress], None]) -> None:
@@ -77,7 +82,8 @@ def run(job: Job, on_progress: Callable[[Progress], None]) -> None:
     config, stored = job.config, job.stored
     pipe = load_pipeline(config.model, weights_sha256=stored.weights_sha256).to(pick_device(config.device))
     sampler = WindowSampler(pipe, job.sampling)  # refuses what it cannot walk before there is a folder or a cluster
-    with _work_folder(config) as folder:
+    enlarger = None if job.ssr is None else job.ssr.load(pick_device(config.device))
+    with held_folder(config.work_folder, config.output) as folder:
         if job.is_done():  # another process has made it since this one looked
             clean(config)
             return
@@ -89,7 +95,7 @@ def run(job: Job, on_progress: Callable[[Progress], None]) -> None:
             closing(_executor(job, sampler)) as executor,
             closing(generate_frames(video, executor, keep=keep, on_progress=on_progress)) as frames,
         ):
-            write_video(config.output, frames, job.sampling.fps, config.upscale, work=folder)
+            write_frames(config, frames, job.prompts[-1], job.sampling.fps, enlarger, folder, job.record)
         clean(config)  # while it is still held: nobody else has begun to use it
 
 
@@ -97,6 +103,44 @@ def clean(config: GenerateConfig) -> None:
     """Remove the finished windows of a video that is complete, unless they are to be kept."""
     if not config.keep_windows:
         shutil.rmtree(config.work_folder, ignore_errors=True)
+
+
+def told_story(config: GenerateConfig, stored: StoredPipeline) -> tuple[Story, float]:
+    """The story, or the one prompt as one, and the frame rate: that of the options, the story or the model."""
+    if config.story is not None:
+        story = load_story(config.story)
+        return story, next(rate for rate in (config.fps, story.fps, stored.train_fps) if rate is not None)
+    fps = stored.train_fps if config.fps is None else config.fps
+    if not fps > 0:
+        raise NuwaError(f"fps is {fps}; it must be a number above 0")
+    frames = stored.window_length if config.frames is None else config.frames
+    return prompt_story(config.prompt or "", frames, fps), fps
+
+
+def check_frames(config: GenerateConfig, stored: StoredPipeline, ssr: Ssr | None, fps: float) -> None:
+    """Raise NuwaError when frames of the model's size, enlarged as asked for, cannot be written."""
+    if ssr is None:
+        check_output(config.output, stored.height, stored.width, config.upscale, fps)
+    else:
+        scale = ssr.enlarging.scale
+        check_output(config.output, stored.height * scale, stored.width * scale, 1, fps)
+
+
+def write_frames(
+    config: GenerateConfig,
+    frames: Iterator[np.ndarray],
+    prompts: Sequence[str],
+    fps: float,
+    enlarger: Enlarger | None,
+    folder: Path,
+    record: Record,
+) -> None:
+    """Write small frames as they are or made larger; finished segments of large ones are kept in `folder`."""
+    if enlarger is None:
+        write_video(config.output, frames, fps, config.upscale, work=folder)
+        return
+    keep = FinishedWindows(folder / "large", enlarged_identity(record))
+    write_video(config.output, enlarger.frames(frames, prompts, keep), fps, work=folder)
 
 
 def _depth(frames: int, length: int, asked: int | None) -> int:
@@ -117,7 +161,7 @@ def _sampling(config: GenerateConfig, fps: float) -> Sampling:
         guidance_last=config.guidance_last,
         sampler=config.sampler,
         seed=config.seed,
-        batch=config.batch,
+        batch=8 if config.batch is None else config.batch,
         fps=fps,
         motion_score=config.motion_score,
         condition=config.condition,
@@ -155,41 +199,3 @@ def _executor(job: Job, sampler: WindowSampler) -> Executor:
         device=config.device,
         weights_sha256=job.stored.weights_sha256,
     )
-
-
-@contextmanager
-def _work_folder(config: GenerateConfig) -> Iterator[Path]:
-    """The folder of finished windows, held by this process alone; the hold ends with the process, however it ends."""
-    folder = config.work_folder
-    handle = _held(folder, config.output)
-    try:
-        yield folder
-    finally:
-        with suppress(OSError):  # windows are in it, or it went when the video was complete
-            folder.rmdir()
-        os.close(handle)
-
-
-def _held(folder: Path, output: Path) -> int:
-    """A handle of `folder`, made when it is not there, that holds it until it is closed."""
-    while True:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(folder, os.O_RDONLY)
-        except OSError as error:
-            raise NuwaError(f"{folder} cannot be written to ({error}); give another --output") from error
-        _lock(handle, output)
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(handle), folder.stat()):
-                return handle
-        os.close(handle)  # who held it before has removed it with the video complete: another of the same name is made
-
-
-def _lock(handle: int, output: Path) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
-        raise NuwaError(f"another process is making {output}; wait for it or give another --output") from error
-    except OSError:  # a file system without locks: nothing says that somebody else is at it
-        return

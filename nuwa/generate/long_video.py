@@ -89,6 +89,8 @@ class Progress:
     frames: int
     seconds_left: float | None
     """Estimated from this start's batches; None before the first one is done."""
+    unit: str = "windows"
+    """What is counted beside frames; a clip made in one pass counts sampler steps."""
 
 
 OnProgress = Callable[[Progress], None]

@@ -17,7 +17,7 @@ from nuwa.generate.mp4 import exact_rate
 from nuwa.hierarchy import NuwaError
 
 Picture = npt.NDArray[np.uint8]
-Fit = Literal["exact", "crop"]
+Fit = Literal["exact", "scale", "crop"]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -30,19 +30,22 @@ class Size:
     fit: Fit = "exact"
 
     def fitted(self, image: Image.Image, name: str) -> Picture:
-        """uint8 (H W 3). Raises NuwaError for another size, unless it is to be scaled to cover and cropped."""
+        """uint8 (H W 3). Raises NuwaError for another size, or for another aspect where it is to be scaled only."""
         if image.size == (self.width, self.height):
             return np.asarray(image)
+        sizes = f"{name} is {image.width}×{image.height} px, the model makes {self.width}×{self.height}"
         if self.fit == "exact":
             raise NuwaError(
-                f"{name} is {image.width}×{image.height} px, the model makes {self.width}×{self.height}; "
-                "give one of that size, or --fit crop to scale it and cut off what sticks out"
+                f"{sizes}; give one of that size, --fit scale to scale one of the same aspect, "
+                "or --fit crop to scale it and cut off what sticks out"
             )
+        if self.fit == "scale" and image.width * self.height != image.height * self.width:
+            raise NuwaError(f"{sizes}, another aspect; crop it, or give --fit crop to have cut off what sticks out")
         return np.asarray(ImageOps.fit(image, (self.width, self.height), Image.Resampling.LANCZOS))
 
 
-def read_image(path: Path, size: Size) -> Picture:
-    """One image as uint8 (H W 3) RGB, upright. Raises NuwaError naming the file when it cannot be read."""
+def read_image(path: Path, size: Size | None) -> Picture:
+    """One image as uint8 (H W 3) RGB, upright; None is its own size. NuwaError naming a file that cannot be read."""
     try:
         with Image.open(path) as image:
             upright = _rgb(ImageOps.exif_transpose(image))
@@ -50,11 +53,13 @@ def read_image(path: Path, size: Size) -> Picture:
         raise NuwaError(f"there is no image {path}; give a PNG or JPEG file") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise NuwaError(f"image {path} cannot be read ({error}); give a PNG or JPEG file") from error
-    return size.fitted(upright, f"image {path}")
+    return np.asarray(upright) if size is None else size.fitted(upright, f"image {path}")
 
 
-def read_video(path: Path, fps: float, size: Size, most: int | None = None) -> Iterator[Picture]:
+def read_video(path: Path, fps: float, size: Size | None, most: int | None = None) -> Iterator[Picture]:
     """A video at `fps`, each frame uint8 (H W 3) RGB: at every time the picture that is on the screen then.
+
+    size: of the pictures, None = their own
 
     Reads while pictures are taken, until there were `most` of them, if that is given. NuwaError naming the file when
     it cannot be read, or has none.
@@ -65,7 +70,8 @@ def read_video(path: Path, fps: float, size: Size, most: int | None = None) -> I
     try:
         with av.open(str(path)) as container:
             for frame in islice(_resampled(container, exact_rate(fps)), most):
-                yield size.fitted(frame.to_image(), f"video {path}")
+                image = frame.to_image()
+                yield np.asarray(image) if size is None else size.fitted(image, f"video {path}")
                 count += 1
     except (av.FFmpegError, OSError) as error:
         raise NuwaError(f"video {path} cannot be read ({error}); convert it to mp4") from error

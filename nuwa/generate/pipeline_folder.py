@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from nuwa.generate.folder_checks import CONFIGS, INDEX, components, read_json
+from nuwa.generate.folder_checks import CONFIGS, INDEX, class_name_of, components, read_json
 from nuwa.generate.folder_pipeline import FolderPipeline
 from nuwa.generate.pipeline import NuwaXLPipeline
 from nuwa.hierarchy import NuwaError
@@ -122,6 +122,12 @@ def stored_as(kind: type[FolderPipeline], folder: Path) -> StoredPipeline:
         return StoredPipeline(folder, _fingerprint(folder, kind.__name__), **_sizes(kind, folder / INDEX))
 
     return _in_one_state(folder, read)
+
+
+def stored_class(folder: str | Path) -> str | None:
+    """Class of the pipeline in a folder. NuwaError when there is none or its index is damaged."""
+    folder = Path(folder)
+    return _in_one_state(folder, lambda: class_name_of(folder))
 
 
 def weights_fingerprint(folder: str | Path, class_name: str = NuwaXLPipeline.__name__) -> str:

@@ -33,9 +33,12 @@ WINDOWS_DEPEND_ON = (
     "sampling",
     "level_spans",
     "given",
+    "mode",
+    "style",
 )
-"""Entries that decide what the windows hold; two records that agree in these have the same windows."""
-DEPENDS_ON = (*WINDOWS_DEPEND_ON, "upscale", "format")
+"""Entries that decide what the windows hold; two records that agree in these have the same windows. A clip made in one
+pass is one window; only its record has a mode and a style."""
+DEPENDS_ON = (*WINDOWS_DEPEND_ON, "put_back", "super_resolution", "upscale", "format")
 """Entries that decide what the file holds."""
 PACKAGES = ("nuwa-xl", "torch", "diffusers", "transformers", "numpy", "av")
 
@@ -47,33 +50,58 @@ def describe(
     sampling: Sampling,
     prompts: Sequence[Sequence[str]],
     clips: Sequence[GivenClip],
+    super_resolution: Record | None = None,
 ) -> Record:
-    """The record of one video made by the pipeline at `config.model`, with one list of prompts per level."""
+    """The record of one video made by the pipeline at `config.model`, with one list of prompts per level.
+
+    super_resolution: what makes its frames larger, if anything does
+    """
     length, frames, depth = stored.window_length, len(prompts[-1]), len(prompts)
+    return {
+        **origin(config, story, stored, sampling),
+        "num_frames": frames,
+        "depth": depth,
+        "windows": [len(level) for level in plan(frames, length, depth)],
+        "strides": strides(length, depth),
+        **timed(prompts, sampling.fps),
+        "given": [clip.describe() for clip in clips],
+        **({} if super_resolution is None else {"super_resolution": super_resolution}),
+        **surroundings(config),
+    }
+
+
+def origin(config: GenerateConfig, story: Story, stored: StoredPipeline, sampling: Sampling) -> Record:
+    """The command, the weights, and what both decide of any video."""
     return {
         "command": command_line(config),
         "folder": str(Path.cwd()),  # where the command was given: its paths start there
         "model": str(config.model),
         "weights_sha256": stored.weights_sha256,
         "story": asdict(story),
-        "num_frames": frames,
         "fps": sampling.fps,
-        "depth": depth,
-        "window_length": length,
+        "window_length": stored.window_length,
         "height": stored.height,
         "width": stored.width,
         "upscale": config.upscale,
         "format": format_of(config.output),
         "sampling": asdict(sampling),
-        "windows": [len(level) for level in plan(frames, length, depth)],
-        "strides": strides(length, depth),
+    }
+
+
+def timed(prompts: Sequence[Sequence[str]], fps: float) -> Record:
+    """Prompts and the spans that they hold, one list per level."""
+    return {
         "spans": [
-            {**vars(span), "first_s": span.first / sampling.fps, "end_s": (span.last + 1) / sampling.fps}
-            for span in spans(prompts[-1])
+            {**vars(span), "first_s": span.first / fps, "end_s": (span.last + 1) / fps} for span in spans(prompts[-1])
         ],
         "level_spans": [[[span.prompt, span.first, span.last] for span in spans(level)] for level in prompts],
         "prompts": list(prompts[-1]),
-        "given": [clip.describe() for clip in clips],
+    }
+
+
+def surroundings(config: GenerateConfig) -> Record:
+    """Device and versions."""
+    return {
         "device": _device(torch.device(pick_device(config.device))),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
@@ -84,9 +112,16 @@ def identity(record: Record) -> str:
 
     Given frames count by their pixels: the last bits of their latents may differ from one machine to another.
     """
-    entries = {name: record[name] for name in WINDOWS_DEPEND_ON}
+    entries = {name: record[name] for name in WINDOWS_DEPEND_ON if name in record}
     prompts = hashlib.sha256(_dump(entries.pop("level_spans")).encode()).hexdigest()
     return _dump({**entries, "given": _hashes(record), "prompts": prompts}, indent=1)
+
+
+def enlarged_identity(record: Record) -> str:
+    """The same for segments of enlarged frames."""
+    entries = json.loads(identity(record))
+    names = ("super_resolution", "put_back")
+    return _dump({**entries, **{name: record[name] for name in names if name in record}}, indent=1)
 
 
 def is_done(video: Path, record: Record) -> bool:
@@ -155,8 +190,8 @@ def _differences(old: Record, new: Record, names: Sequence[str]) -> list[str]:
         return ["everything (there is no record that says how it was made)"]
     found = []
     for name in names:
-        before, after = old.get(name), new[name]
-        if name == "sampling" and isinstance(before, dict):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
             found += [_difference(key, before.get(key), after[key]) for key in after if before.get(key) != after[key]]
         elif name == "given" and _hashes(old) != _hashes(new):
             found.append("given frames")

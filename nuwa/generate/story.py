@@ -78,6 +78,11 @@ def load_story(path: str | Path) -> Story:
     return parse_story(content, str(path), path.parent)
 
 
+def prompt_story(prompt: str, frames: int, fps: float) -> Story:
+    """One prompt for `frames` frames."""
+    return Story((Scene(prompt, 0.0, max(frames, 1) / fps),))
+
+
 def parse_story(content: Any, name: str = "story", folder: Path = Path()) -> Story:
     """Check the parsed YAML of a story; `name` is how errors call it, `folder` is where its images lie."""
     if not isinstance(content, dict):

@@ -9,7 +9,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from nuwa.diffusion.guidance import guided
 from nuwa.diffusion.objective import Denoiser
 from nuwa.generate.multidiffusion import Tiling, multidiffusion
-from nuwa.generate.samplers import Sampler, SamplerName
+from nuwa.generate.samplers import Sampler, SamplerName, denoise
 from nuwa.generate.windows import noise_generator
 from nuwa.hierarchy import NuwaError
 from nuwa.models.ssr import augmented
@@ -53,33 +53,45 @@ def upsample_video(
     prompts: torch.Tensor,
     null_prompt: torch.Tensor,
     upsampling: Upsampling,
+    first: int = 0,
+    begun: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The sharp video (b c t H W) of a video that was only enlarged, all windows joined at every step.
 
     denoiser: called as `nuwa.models.ssr.SuperResolutionUNet`; scheduler: the one it was trained with
     large: (b c t H W), the small video made large by `nuwa.models.ssr.enlarged`; for a network of latents, encoded
     prompts: (b t n d) or (b n d); null_prompt: (n d), of the empty prompt
-    The noise of a video depends on the seed and on its number in the batch only.
+    first: number of the first frame in a longer video; begun: (b c k H W), its first k frames, which are sharp already
+        and stay as they are
+    The noise of a frame depends on the seed, its number, and the number of its video in the batch only.
     """
-    batch, device = len(large), large.device
-    noises = [noise_generator(upsampling.seed, "super-resolution", 0, row) for row in range(batch)]
-    condition = augmented(
-        large.float(),
-        torch.full((batch,), upsampling.noise_augmentation, device=device),
-        _draws(large, [noise_generator(upsampling.seed, "noise augmentation", 0, row) for row in range(batch)]),
-    ).to(large.dtype)
+    batch, count, device = len(large), large.shape[2], large.device
+    level = torch.full((batch,), upsampling.noise_augmentation, device=device)
+    condition = augmented(large.float(), level, _noise(large, upsampling.seed, "noise augmentation", first))
     motion = math.nan if upsampling.motion_score is None else upsampling.motion_score
     numbers = torch.tensor([[upsampling.fps, motion, upsampling.noise_augmentation]] * batch, device=device)
     joined = guided(multidiffusion(denoiser, upsampling.tiling), upsampling.guidance, null_prompt)
-    sampler = Sampler(scheduler, upsampling.sampler, upsampling.steps, device)
-    zt = sampler.start(_draws(large, noises))
-    for index, timestep in enumerate(sampler.timesteps):
-        seen = sampler.model_input(zt, index).to(large.dtype)
-        prediction = joined(seen, timestep.expand(batch), prompts, condition, None, None, numbers)
-        zt = sampler.step(prediction.float(), index, zt, noises)
-    return zt
+    seen = condition.to(large.dtype)
+
+    def predict(zt: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+        return joined(zt.to(large.dtype), steps, prompts, seen, None, None, numbers).float()
+
+    given, mask = torch.zeros_like(condition), torch.zeros(1, 1, count, 1, 1, device=device)
+    if begun is not None:
+        given[:, :, : begun.shape[2]], mask[:, :, : begun.shape[2]] = begun.to(given), 1.0
+    noise = _noise(large, upsampling.seed, "super-resolution", first)
+    walk = [noise_generator(upsampling.seed, f"super-resolution from {first}", 0, row) for row in range(batch)]
+    return denoise(predict, Sampler(scheduler, upsampling.sampler, upsampling.steps, device), noise, given, mask, walk)
 
 
-def _draws(like: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
-    """Standard normal noise (b c t H W), float32, one generator per video."""
-    return torch.stack([torch.randn(like.shape[1:], generator=one) for one in generators]).to(like.device)
+def _noise(like: torch.Tensor, seed: int, purpose: str, first: int) -> torch.Tensor:
+    """Standard normal noise (b c t H W), float32, one generator per frame; `like` begins with frame `first`."""
+    channels, height, width = like.shape[1], *like.shape[3:]
+    videos = [
+        [
+            torch.randn(channels, height, width, generator=noise_generator(seed, purpose, row, first + frame))
+            for frame in range(like.shape[2])
+        ]
+        for row in range(len(like))
+    ]
+    return torch.stack([torch.stack(frames, dim=1) for frames in videos]).to(like.device)

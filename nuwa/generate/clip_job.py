@@ -1,0 +1,210 @@
+"""One clip made in one pass, from what was asked for to the finished file: checked first, resumable after sampling."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from nuwa.generate.config import GenerateConfig, check_numbers, check_options
+from nuwa.generate.finished_windows import FinishedWindows
+from nuwa.generate.held_folder import held_folder
+from nuwa.generate.job import check_frames, clean, told_story, write_frames
+from nuwa.generate.known_pixels import KnownPixels
+from nuwa.generate.long_video import Progress
+from nuwa.generate.modes import Given, Source, read_given
+from nuwa.generate.one_pass import ClipSampler, ClipSampling, padded_length
+from nuwa.generate.pictures import Size
+from nuwa.generate.pipeline import pick_device
+from nuwa.generate.pipeline_folder import StoredPipeline
+from nuwa.generate.record import Record, identity, is_done, origin, surroundings, timed, write_record
+from nuwa.generate.stored_ssr import Ssr, asked_ssr
+from nuwa.generate.story import Story, frame_prompts
+from nuwa.generate.stunet_pipeline import StunetPipeline, load_stunet, stored_stunet
+from nuwa.generate.style_folder import Style, load_style, stored_style
+from nuwa.generate.video_files import format_of
+from nuwa.generate.windows import WindowResult
+from nuwa.hierarchy import NuwaError, Window
+from nuwa.models.style import styled
+
+OnProgress = Callable[[Progress], None]
+_CLIP = Window(0, 0, 0, 1)
+"""The whole clip, as the folder of finished windows keeps it."""
+_HELD_PER_PIXEL = 4 * 4 * 3
+"""Bytes: known video, what is held, noise and walk, three colours in float32. More is held in fact, never less."""
+
+
+@dataclass(frozen=True)
+class ClipJob:
+    """All that one clip is made from, checked; `record` is what the JSON beside it will say."""
+
+    config: GenerateConfig
+    stored: StoredPipeline
+    sampling: ClipSampling
+    prompts: tuple[str, ...]
+    given: Given
+    style: Style | None
+    ssr: Ssr | None
+    record: Record
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the finished clip."""
+        return len(self.prompts)
+
+    def is_done(self) -> bool:
+        """True when the output is there and shows what was asked for. NuwaError when something else is there."""
+        return is_done(self.config.output, self.record)
+
+
+def prepare(config: GenerateConfig) -> ClipJob:
+    """Read and check everything but the weights, cheapest first. NuwaError, one line, for whatever cannot be made."""
+    check_numbers(config)
+    check_options(config, one_pass=True)
+    format_of(config.output)
+    source = Source(mode=config.mode, image=config.image, video=config.video, mask=config.mask, place=config.place)
+    stored = stored_stunet(config.model)
+    story, fps = told_story(config, stored)
+    ssr = asked_ssr(config, fps)
+    check_frames(config, stored, ssr, fps)
+    sampling = _sampling(config, fps)
+    given = _given(config, source, story, stored, fps)
+    prompts = tuple(frame_prompts(story, fps, given.num_frames))
+    style = None if config.style is None else stored_style(config.style, config.style_strength)
+    record = _describe(config, story, stored, sampling, prompts, given, style, ssr)
+    return ClipJob(config, stored, sampling, prompts, given, style, ssr, record)
+
+
+def run(job: ClipJob, on_progress: OnProgress) -> str:
+    """Make the clip; returns a line that says how. Stopped after sampling, the same job goes on from there."""
+    config = job.config
+    device = pick_device(config.device)
+    pipe = load_stunet(config.model, weights_sha256=job.stored.weights_sha256).to(device)
+    sampler = ClipSampler(pipe, job.sampling)  # refuses what it cannot walk before there is a folder
+    enlarger = None if job.ssr is None else job.ssr.load(device)
+    with held_folder(config.work_folder, config.output) as folder:
+        if job.is_done():  # another process has made it since this one looked
+            clean(config)
+            return f"{config.output} is there already"
+        keep = FinishedWindows(folder, identity(job.record))
+        write_record(config.output, job.record)
+        told = _Told(job, on_progress)
+        latents = _latents(job, pipe, sampler, keep, told)
+        known = KnownPixels(job.given.known, config.put_back)
+        frames = told.counted(known.passed(sampler.frames(latents)))
+        write_frames(config, frames, job.prompts, job.sampling.fps, enlarger, folder, job.record)
+        made = padded_length(job.num_frames, pipe.stunet.temporal_factor)
+        write_record(config.output, {**job.record, "made_frames": made, "known_pixels": known.describe()})
+        clean(config)
+    return _summary(job, made, pipe.stunet.temporal_factor)
+
+
+def _given(config: GenerateConfig, source: Source, story: Story, stored: StoredPipeline, fps: float) -> Given:
+    """Known pixels, and with them the length of the clip. NuwaError for one that no memory here holds."""
+    default = len(frame_prompts(story, fps, config.frames))
+    needed = default * stored.height * stored.width * _HELD_PER_PIXEL
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise NuwaError(
+            f"a clip of {default} frames of {stored.width}×{stored.height} px takes more than {needed / 2**30:.0f} GiB "
+            f"in one pass, and this machine has {memory / 2**30:.0f}; ask for fewer --frames, or use NUWA-XL"
+        )
+    return read_given(source, config.frames, default, fps, Size(stored.height, stored.width, config.fit))
+
+
+def _sampling(config: GenerateConfig, fps: float) -> ClipSampling:
+    if len(config.steps) != 1:
+        raise NuwaError(
+            f"--steps has {len(config.steps)} numbers, one per level; a clip is made at one level: give one"
+        )
+    return ClipSampling(
+        steps=config.steps[0],
+        guidance=config.guidance,
+        guidance_last=config.guidance_last,
+        sampler=config.sampler,
+        seed=config.seed,
+        batch=1 if config.batch is None else config.batch,
+        fps=fps,
+        motion_score=config.motion_score,
+        tile_px=config.tile_px,
+        overlap=config.overlap,
+    )
+
+
+def _describe(
+    config: GenerateConfig,
+    story: Story,
+    stored: StoredPipeline,
+    sampling: ClipSampling,
+    prompts: tuple[str, ...],
+    given: Given,
+    style: Style | None,
+    ssr: Ssr | None,
+) -> Record:
+    """The record: what decides the clip, under the names that a video of NUWA-XL has them."""
+    return {
+        **origin(config, story, stored, sampling),
+        "num_frames": len(prompts),
+        "depth": 1,
+        "mode": config.mode,
+        "put_back": config.put_back,
+        **timed([prompts], sampling.fps),
+        "given": list(given.inputs),
+        "style": None if style is None else style.describe(),
+        "super_resolution": None if ssr is None else ssr.describe(),
+        **surroundings(config),
+    }
+
+
+def _latents(
+    job: ClipJob, pipe: StunetPipeline, sampler: ClipSampler, keep: FinishedWindows, told: "_Told"
+) -> torch.Tensor:
+    """What the network makes of the clip (c t h w): that of an earlier start, or sampled now and kept."""
+    if keep.windows([_CLIP]):
+        return keep.read(_CLIP).latents
+    style = job.style
+    with nullcontext() if style is None else styled(pipe.stunet, load_style(style), style.strength):
+        latents = sampler.sample(job.prompts, job.given.known, told.step)
+    keep.write(_CLIP, WindowResult(latents, None))
+    return latents
+
+
+class _Told:
+    """Tells of steps and frames, with an estimate of the time that the steps still take."""
+
+    def __init__(self, job: ClipJob, on_progress: OnProgress) -> None:
+        self._on_progress, self._frames = on_progress, job.num_frames
+        self._steps = self._done = job.sampling.steps_at(0)
+        self._started, self._frames_done = time.monotonic(), 0
+
+    def step(self, done: int, steps: int) -> None:
+        """After a sampler step."""
+        self._done, self._steps = done, steps
+        self._tell((time.monotonic() - self._started) / done * (steps - done))
+
+    def counted(self, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """Pass on the frames, and tell of them."""
+        self._done = self._steps
+        for frame in frames:
+            self._frames_done += 1
+            yield frame
+            self._tell(0.0 if self._frames_done == self._frames else None)
+
+    def _tell(self, seconds_left: float | None) -> None:
+        self._on_progress(
+            Progress(self._done, self._steps, self._frames_done, self._frames, seconds_left, unit="steps")
+        )
+
+
+def _summary(job: ClipJob, made: int, factor: int) -> str:
+    """What was made; where it was padded, one line says so."""
+    frames, mode = job.num_frames, job.config.mode
+    padding = (
+        ""
+        if made == frames
+        else f"; the network made {made}, a multiple of {factor}, and {made - frames} are not shown"
+    )
+    return f"{job.config.output}: {frames} frames by one pass, mode {mode}{padding}"
