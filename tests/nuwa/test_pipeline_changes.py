@@ -37,8 +37,8 @@ def test_weights_and_their_hash_are_of_one_state(folder: Path, monkeypatch: pyte
     begun_with, new = weights_fingerprint(folder), stack.build(seed=1)
     read = pipeline_folder._read
 
-    def replaced_after(path: Path) -> NuwaXLPipeline:
-        found = read(path)
+    def replaced_after(kind: type[NuwaXLPipeline], path: Path) -> NuwaXLPipeline:
+        found = read(kind, path)
         save_pipeline(new, folder)
         monkeypatch.setattr(pipeline_folder, "_read", read)
         return found
@@ -56,9 +56,9 @@ def test_a_file_written_anew_while_it_is_read_is_read_again(folder: Path, monkey
     calls: list[Path] = []
     read = pipeline_folder._read
 
-    def copied_meanwhile(path: Path) -> NuwaXLPipeline:
+    def copied_meanwhile(kind: type[NuwaXLPipeline], path: Path) -> NuwaXLPipeline:
         calls.append(path)
-        found = read(path)
+        found = read(kind, path)
         if len(calls) == 1:
             shutil.copytree(folder.parent / "new", folder, dirs_exist_ok=True)
         return found
@@ -71,11 +71,11 @@ def test_a_file_written_anew_while_it_is_read_is_read_again(folder: Path, monkey
 def test_a_folder_that_never_stays_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fingerprint, count = pipeline_folder._fingerprint, 0
 
-    def touching(path: Path) -> str:
+    def touching(path: Path, class_name: str) -> str:
         nonlocal count
         count += 1
         os.utime(folder / "vae/config.json", ns=(count, count))
-        return fingerprint(path)
+        return fingerprint(path, class_name)
 
     monkeypatch.setattr(pipeline_folder, "_fingerprint", touching)
     with pytest.raises(NuwaError, match="changed 5 times while it was read") as caught:
