@@ -24,11 +24,11 @@ class Curves:
         with self._in_one_line():
             self._writer.close()
 
-    def add(self, scalars: Mapping[str, float], step: int) -> None:
-        """Points of all curves at one step."""
+    def add(self, scalars: Mapping[str, float], step: int, group: str = "train") -> None:
+        """Points of all curves of a group at one step."""
         with self._in_one_line():
             for name, value in scalars.items():
-                self._writer.add_scalar(f"train/{name}", value, step)
+                self._writer.add_scalar(f"{group}/{name}", value, step)
 
     @contextmanager
     def _in_one_line(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ from nuwa.data.windows import WindowSample
 from nuwa.generate.pipeline import NuwaXLPipeline
 from nuwa.train.autoencoder_loss import AutoencoderLoss, sample_posterior
 from nuwa.train.config import TrainConfig
+from nuwa.train.samples import PICTURES, Shown, reconstruction
 from nuwa.train.stages import Adversary, Losses, frames_of, rebuilt, video_of
 
 
@@ -36,6 +37,15 @@ class ImageVaeStage:
         posterior = self.module.encode(video[:, :, 0]).latent_dist
         decoded = self.module.decode(sample_posterior(posterior, self.config.seed, draws)).sample  # b 3 h w
         return self.loss(decoded[:, :, None], video, posterior, self.module.decoder.conv_out.weight)
+
+    @torch.no_grad()
+    def show(self) -> Shown:
+        """A few frames above their reconstructions."""
+        count = min(PICTURES, len(self.data))
+        chosen = [self.data[place * len(self.data) // count] for place in range(count)]
+        video = video_of(chosen, self.device)  # b 3 1 h w
+        latents = self.module.encode(video[:, :, 0]).latent_dist.mode()
+        return reconstruction(video, self.module.decode(latents).sample[:, :, None], None)
 
     def pipeline(self) -> NuwaXLPipeline:
         """The pipeline with these spatial weights in its autoencoder; temporal layers stay as they were."""

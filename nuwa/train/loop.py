@@ -15,7 +15,9 @@ from nuwa.generate.pipeline_folder import load_pipeline, save_pipeline
 from nuwa.models.mtd import MaskTemporalUNet
 from nuwa.models.vae import TemporalVAE
 from nuwa.train import workers
+from nuwa.train.best import Best
 from nuwa.train.checkpoint import Checkpoint, Tensors, load_agreed, save_checkpoint
+from nuwa.train.compiled import as_written, check_compiler, compile_parts
 from nuwa.train.components import build_pipeline
 from nuwa.train.config import TrainConfig, TrainError
 from nuwa.train.config_checks import batch_share, resolve
@@ -24,7 +26,7 @@ from nuwa.train.ema import Ema
 from nuwa.train.image_vae_stage import ImageVaeStage
 from nuwa.train.learner import Learner, NotFiniteError
 from nuwa.train.mtd_stage import MtdStage
-from nuwa.train.progress import Means, Meter, Progress, Report
+from nuwa.train.progress import Meter, Progress, Report
 from nuwa.train.run_folder import (
     check_output,
     finished,
@@ -34,6 +36,7 @@ from nuwa.train.run_folder import (
     steps_in,
     write_config,
 )
+from nuwa.train.samples import write_sample
 from nuwa.train.schedule import lr_factor
 from nuwa.train.sharding import StageWeights
 from nuwa.train.shards import collected
@@ -69,7 +72,10 @@ def train(
     pipe = load_pipeline(config.init) if config.init else build_pipeline(config, runs[0])
     # Sizes and frame rate that a pipeline names are those it was last trained at.
     pipe.register_to_config(height=runs[0].height, width=runs[0].width, train_fps=runs[0].train_fps)
-    stage = STAGE_TYPES[config.stage](config, pipe, runs, _device(rank))
+    device = _device(rank)
+    if config.compile:
+        check_compiler(device)
+    stage = STAGE_TYPES[config.stage](config, pipe, runs, device)
     with ExitStack() as held:
         if rank == 0:
             write_config(config)
@@ -86,7 +92,11 @@ class Trainer:
         self.steps, self.lr = config.steps or 0, config.lr or 0.0
         self.batch = batch_share(config.batch or 0, world)
         self.device = next(stage.module.parameters()).device
+        if config.gradient_checkpointing:
+            stage.module.enable_gradient_checkpointing()  # type: ignore[operator]  # all are diffusers models
         self.weights = StageWeights(stage, config.sharding)
+        if config.compile:
+            compile_parts(stage.module)
         self.learner = Learner(
             stage.module,
             weight_decay=config.weight_decay,
@@ -101,7 +111,7 @@ class Trainer:
         )
         self.autocast = torch.bfloat16 if _bf16(config, self.device) else None
         self.utilisation = Utilisation(self.device)
-        self.since_checkpoint = Means()
+        self.best = Best(config.checkpoint_every)
         self.step = 0
 
     def run(self, report: Report, until: int) -> None:
@@ -114,13 +124,32 @@ class Trainer:
                 meter.add(self.take_step(samples))
                 if self._is_due(self.config.log_every, until):
                     self._log(meter.read(self.step), curves, report)
-                if self._is_due(self.config.checkpoint_every, until):
-                    with meter.paused():
+                with meter.paused():
+                    if self.config.sample_every and self._is_due(self.config.sample_every, self.steps):
+                        self._sample(curves)
+                    if self._is_due(self.config.checkpoint_every, until):
                         self.save()
 
     def _is_due(self, every: int, until: int) -> bool:
         """Whether what happens `every` so many steps, and at the end, happens now."""
         return self.step % every == 0 or self.step == until
+
+    def _sample(self, curves: Curves | None) -> None:
+        """A sample of the averaged weights, by the first worker; the random numbers of the training stay."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), self._uncompiled(), self.weights.averaged(self.ema) as here, self._cast():
+            if not here:
+                return
+            shown = self.stage.show()
+        write_sample(shown, self.config.output, self.step)
+        if curves is not None:
+            curves.add(shown.figures, self.step, "sample")
+
+    def _uncompiled(self) -> AbstractContextManager[None]:
+        return as_written() if self.config.compile else nullcontext()
+
+    def _cast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None)
 
     def _curves(self) -> AbstractContextManager[Curves | None]:
         """TensorBoard's file, written by rank 0 only: the run folder is not the others' to make."""
@@ -151,7 +180,7 @@ class Trainer:
         except NotFiniteError as error:
             raise self._stopped(self.step, error) from error
         self.ema.update()
-        self.since_checkpoint.add({"loss": losses["loss"]})
+        self.best.add(losses["loss"])
         self.step += 1
         return losses | {"grad_norm": norm}
 
@@ -161,7 +190,7 @@ class Trainer:
         size = len(samples) // self.config.accumulate
         for first in range(0, len(samples), size):
             part = slice(first, first + size)
-            with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            with self._cast():
                 losses = self.stage.losses(samples[part], draws[part])
             self.learner.add(losses["loss"], size / len(samples))
             if self.opponent is not None and "discriminator" in losses:
@@ -207,18 +236,22 @@ class Trainer:
     def save(self) -> None:
         """Write model/ with the averaged weights, then a checkpoint: a checkpoint of the last step means done."""
         self._check_weights()
-        pipe = self.weights.averaged_pipeline(self.ema)
+        with self._uncompiled(), self.weights.averaged(self.ema) as here:
+            pipe = self.stage.pipeline() if here else None
+        is_best = self.best.read() and self.config.keep_best
         checkpoint = Checkpoint(
             step=self.step,
             weights=collected(_merged(learner.weights() for learner in self._learners())),
             ema=collected(self.ema.average),
             optimizer=collected(_merged(learner.moments() for learner in self._learners())),
             rng=self._random_state(),
-            numbers={"ema_updates": self.ema.num_updates},
+            numbers={"ema_updates": self.ema.num_updates, **self.best.numbers()},
         )
         if pipe is not None:  # the first worker writes
-            save_pipeline(pipe, self.config.output / "model")
-            save_checkpoint(checkpoint, self.config.output / "checkpoints", self.config.keep_checkpoints)
+            for name in ("model", "best") if is_best else ("model",):
+                save_pipeline(pipe, self.config.output / name)
+            root, keep = self.config.output / "checkpoints", self.config.keep_checkpoints
+            save_checkpoint(checkpoint, root, keep, best=is_best)
 
     def _check_weights(self) -> None:
         """Raise TrainError for weights that the last step has made infinite: its own gradient was not."""
@@ -246,6 +279,7 @@ class Trainer:
         for learner in self._learners():
             learner.load(checkpoint)
         self.ema.load(checkpoint.ema, int(checkpoint.numbers["ema_updates"]))
+        self.best.load(checkpoint.numbers)
         torch.set_rng_state(checkpoint.rng["torch"])
         if self.device.type == "cuda" and "cuda" in checkpoint.rng:  # older checkpoints have none
             torch.cuda.set_rng_state(checkpoint.rng["cuda"], self.device)

@@ -16,6 +16,7 @@ from nuwa.train.config import TrainConfig, TrainError
 from nuwa.train.draws import generator
 from nuwa.train.given_frames import Given, ends, given_frames, shares_of
 from nuwa.train.memory import LatentMemory
+from nuwa.train.samples import Shown, check_walk, story
 from nuwa.train.stages import Diffusion, Losses, grouped, rebuilt, video_of, windows_of
 
 
@@ -41,6 +42,7 @@ class MtdStage:
             self.module.enable_gradient_checkpointing()
         self.shares, self.ends = shares_of(config), ends(config.window_length)
         self.diffusion = Diffusion(config, pipe, device)
+        check_walk(pipe.scheduler, config)
         self.memory = LatentMemory(config.latent_cache_mb * 2**20)
 
     def losses(self, samples: Sequence[WindowSample], draws: range) -> Losses:
@@ -114,9 +116,18 @@ class MtdStage:
         numbers = torch.tensor([[s.fps, s.motion_score, n] for s, n in zip(samples, noise_levels, strict=True)])
         return numbers.masked_fill(torch.tensor(hidden).T, float("nan")).to(self.device)
 
+    def show(self) -> Shown:
+        """A short story by the whole pipeline."""
+        pipe = self._pipeline_with(self.module)
+        for level in range(2):
+            pipe.denoiser_at(level).to(self.device)
+        return story(pipe, self.data.runs, self.config)
+
     def pipeline(self) -> NuwaXLPipeline:
         """The pipeline with this denoiser at the levels it was trained for."""
-        trained = copy.deepcopy(self.module)
+        return self._pipeline_with(copy.deepcopy(self.module))
+
+    def _pipeline_with(self, trained: MaskTemporalUNet) -> NuwaXLPipeline:
         length = self.config.window_length
         if self.config.levels == "global":
             local = self.pipe.denoiser_local or self.pipe.denoiser_global

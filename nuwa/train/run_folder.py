@@ -97,10 +97,11 @@ def remove_drafts(output: Path) -> None:
 
     A model that was moved aside goes only when another has taken its place.
     """
-    drafts = [*(output / "checkpoints").glob("_step-*.*"), *output.glob("_model.new-*")]
+    drafts = [*(output / "checkpoints").glob("_step-*.*"), *output.glob("_model.new-*"), *output.glob("_best.new-*")]
     (output / "checkpoints" / "_best.json").unlink(missing_ok=True)
-    if (output / "model").is_dir():
-        drafts += output.glob("_model.old-*")
+    for name in ("model", "best"):
+        if (output / name).is_dir():
+            drafts += output.glob(f"_{name}.old-*")
     for path in drafts:
         shutil.rmtree(path, ignore_errors=True)
 

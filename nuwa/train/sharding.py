@@ -5,7 +5,9 @@ average; a block's weights are whole only while the block computes.
 """
 
 import copy
+import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -14,7 +16,6 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from nuwa.generate.pipeline import NuwaXLPipeline
 from nuwa.models.vae import TemporalVAE
 from nuwa.train import workers
 from nuwa.train.ema import Ema
@@ -37,32 +38,36 @@ class StageWeights:
                 self._whole = copy.deepcopy(stage.module).cpu()
             shard(stage.module)
 
-    def averaged_pipeline(self, ema: Ema) -> NuwaXLPipeline | None:
-        """The stage's pipeline with the averaged weights; None but in the first worker. All workers call it."""
+    def averaged(self, ema: Ema) -> AbstractContextManager[bool]:
+        """In the first worker the stage's module holds the averaged weights within, whole and in eval mode.
+
+        Gives whether this is that worker. All workers enter it.
+        """
         average = collected(ema.average)
         if workers.number() > 0:
-            return None
-        return self._pipeline_here(ema) if self._whole is None else self._pipeline_of(self._whole, average)
+            return nullcontext(False)
+        return self._swapped(ema) if self._whole is None else self._replaced(self._whole, average)
 
-    def _pipeline_here(self, ema: Ema) -> NuwaXLPipeline:
-        """Its copies are made while the module holds the average."""
+    @contextmanager
+    def _swapped(self, ema: Ema) -> Iterator[bool]:
         module = self.stage.module
         was_training = module.training
         module.eval()
         ema.swap()
         try:
-            return self.stage.pipeline()
+            yield True
         finally:
             ema.swap()
             module.train(was_training)
 
-    def _pipeline_of(self, whole: nn.Module, average: Mapping[str, torch.Tensor]) -> NuwaXLPipeline:
+    @contextmanager
+    def _replaced(self, whole: nn.Module, average: Mapping[str, torch.Tensor]) -> Iterator[bool]:
         """The stage has a whole module for a moment."""
         sharded = self.stage.module
         whole.load_state_dict(average, strict=False)  # frozen weights have no average: they are as they were
         self.stage.module = whole.to(next(sharded.parameters()).device).eval()  # type: ignore[misc]  # all stages can
         try:
-            return self.stage.pipeline()
+            yield True
         finally:
             self.stage.module = sharded  # type: ignore[misc]
             whole.cpu()
@@ -74,6 +79,8 @@ def shard(module: nn.Module) -> None:
     Gradients are summed in float32. Weights travel as float32 too and autocast rounds them where it does without
     sharding, so the result is the same; half the traffic for bfloat16 weights would not be.
     """
+    # What it warns of, changing a block's output in place, would change the loss, and no block does it.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     device = next(module.parameters()).device
     mesh = init_device_mesh(device.type, (workers.count(),))
     policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)

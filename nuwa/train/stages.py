@@ -19,6 +19,7 @@ from nuwa.models.vae import TemporalVAE
 from nuwa.train import draws as random_draws
 from nuwa.train.config import TrainConfig
 from nuwa.train.memory import LatentMemory, PromptMemory
+from nuwa.train.samples import PICTURES, Shown, check_walk, pictures, prompts_of
 
 Losses = dict[str, torch.Tensor]
 NOISE_BINS = 10
@@ -118,6 +119,7 @@ class ImageStage:
         self.module = pipe.denoiser_global.image_unet().to(device).requires_grad_(True)
         self.vae = pipe.vae.image_vae().to(device).eval().requires_grad_(False)
         self.diffusion = Diffusion(config, pipe, device)
+        check_walk(pipe.scheduler, config)
         self.latents = LatentMemory(config.latent_cache_mb * 2**20)
         # Frames are encoded in chunks that are always the same, so that their latents are too, to the last bit.
         self.chunk = self.CHUNK if len(self.data) * self._latent_bytes() <= self.latents.budget_bytes else 1
@@ -157,6 +159,16 @@ class ImageStage:
         samples = [self.data[index] for index in range(number * self.chunk, stop)]
         pixels = video_of(samples, self.device)[:, :, 0]
         return self.vae.encode(pixels).latent_dist.mode().float() * self.pipe.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def show(self) -> Shown:
+        """Pictures of a few prompts."""
+        prompts, factor = prompts_of(self.data.runs, PICTURES), 2 ** (len(self.vae.config.block_out_channels) - 1)
+        height, width = self.data.runs[0].height // factor, self.data.runs[0].width // factor
+        tokens = self.diffusion.prompts.tokens(["", *prompts]).to(self.device)
+        shape = (self.vae.config.latent_channels, height, width)
+        latents = pictures(self._predict, self.pipe.scheduler, tokens, shape, self.config)
+        return Shown.pictures(self.vae.decode(latents / self.pipe.vae.config.scaling_factor).sample)
 
     def pipeline(self) -> NuwaXLPipeline:
         """The pipeline with these spatial weights at every level; temporal layers stay as they were."""

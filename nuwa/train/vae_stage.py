@@ -12,6 +12,7 @@ from nuwa.hierarchy import strides
 from nuwa.models.vae import TemporalVAE
 from nuwa.train.autoencoder_loss import AutoencoderLoss, sample_posterior
 from nuwa.train.config import TrainConfig, VaeTrains
+from nuwa.train.samples import Shown, reconstruction
 from nuwa.train.stages import Adversary, Losses, rebuilt, video_of, windows_of
 
 DISCRIMINATOR_FRAMES = 3
@@ -47,6 +48,14 @@ class VaeStage:
         decoded = self.module.decode(sample_posterior(posterior, self.config.seed, draws))
         # The last layer is temporal, and so it trains whatever else does.
         return self.loss(decoded, video, posterior, self.module.decoder.conv_out_time.weight)
+
+    @torch.no_grad()
+    def show(self) -> Shown:
+        """A window of every stride beside its reconstruction."""
+        firsts = [sum(self.data.counts[:level]) for level in range(len(self.data.counts))]
+        middle = [first + count // 2 for first, count in zip(firsts, self.data.counts, strict=True)]
+        video = video_of([self.data[index] for index in middle], self.device)
+        return reconstruction(video, self.module.decode(self.module.encode(video).mode()), self.data.runs[0].train_fps)
 
     def pipeline(self) -> NuwaXLPipeline:
         """The pipeline with this autoencoder."""
