@@ -45,7 +45,6 @@ def made(world: Path, output: Path, **changes: object) -> TrainConfig:
         dataset=world / "ds",
         output=output,
         init=world / "tiny",
-        text_encoder=world / "coca",
         length=4,
         depth=2,
         steps=4,
@@ -56,6 +55,8 @@ def made(world: Path, output: Path, **changes: object) -> TrainConfig:
         engine="local",
         precision="fp32",
     )
+    if "init" in changes and changes["init"] is None:
+        changes = {"text_encoder": world / "coca"} | changes
     return dataclasses.replace(small, **changes)  # type: ignore[arg-type]
 
 
@@ -174,7 +175,7 @@ def test_the_global_level_has_nothing_given_and_local_ones_their_ends(world: Pat
     samples = [stage.data[0], stage.data[len(stage.data) - 1]]
     assert stage._given(samples, range(2)) == [(False,) * 4, (True, False, False, True)]
     losses = stage.losses(samples, range(2))
-    assert {"loss", "loss/level_0", "loss/level_1"} == set(losses)
+    assert {"loss", "loss/level_0", "loss/level_1"} == {name for name in losses if "noise" not in name}
     emptied = MtdStage(dataclasses.replace(config, global_mask_frac=1.0), stage.pipe, stage.data.runs, CPU)
     assert emptied._given(samples, range(2)) == [(False,) * 4] * 2
 
