@@ -6,6 +6,7 @@ holds. The folder belongs to one video: `identity.json` says which.
 
 import json
 import os
+import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from nuwa.generate.windows import WindowResult
 from nuwa.hierarchy import NuwaError, Window
 
 _IDENTITY = "identity.json"
+_DRAFT = re.compile(r"_\d+_")
 
 
 class FinishedWindows:
@@ -91,12 +93,14 @@ class FinishedWindows:
             draft.unlink(missing_ok=True)
 
     def _remove_drafts(self) -> None:
-        for draft in self.folder.glob("_[0-9]*_*"):
-            draft.unlink(missing_ok=True)
+        for path in self.folder.iterdir():
+            if _DRAFT.match(path.name):
+                path.unlink(missing_ok=True)
 
     def _check_identity(self, identity: str) -> None:
         path = self.folder / _IDENTITY
         if not path.exists():
+            self._check_own()
             self._replace(path, identity.encode())
             return
         there = path.read_text("utf-8", errors="replace")
@@ -104,6 +108,15 @@ class FinishedWindows:
             raise NuwaError(
                 f"{self.folder} holds windows of another video ({differences(there, identity)}); "
                 "give the settings they were made with, or remove that folder"
+            )
+
+    def _check_own(self) -> None:
+        """Raise NuwaError for a folder without identity that holds more than drafts: it is somebody else's."""
+        others = sorted(path.name for path in self.folder.iterdir() if not _DRAFT.match(path.name))
+        if others:
+            raise NuwaError(
+                f"{self.folder} holds files that are no windows of a video in the making ({others[0]}); "
+                "give another output, or move that folder away"
             )
 
     def _cannot_write(self, error: OSError) -> NuwaError:

@@ -3,17 +3,15 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Self
 
 import torch
 from einops import rearrange
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
 from nuwa.hierarchy import NuwaError
+from nuwa.models.weights_file import read_weights
 
 VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 """Channels of the convolutions of VGG16, resolution by resolution; features are taken at the end of each."""
@@ -22,6 +20,7 @@ LAYOUT = (
     "a .pth or .safetensors file, or a folder of them, with the convolutions of torchvision's VGG16"
     " (features.0.weight …) and the heads of LPIPS (lin0.model.1.weight … lin4.model.1.weight)"
 )
+_WHAT = "LPIPS (torchvision's VGG16 and five heads)"
 SMALLEST_PX = 16
 """Side of the smallest image that survives four poolings."""
 
@@ -140,16 +139,4 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     files = sorted(p for p in path.iterdir() if p.suffix in (".pth", ".safetensors")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
         raise NuwaError(f"no LPIPS weights at {path}; give --lpips-weights {LAYOUT}, or leave it away")
-    return {name: weight for file in files for name, weight in _read_file(file).items()}
-
-
-def _read_file(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of one file; a .pth file is read with weights_only, so it runs no code."""
-    try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise NuwaError(f"LPIPS weights {path} cannot be read ({reason}); give {LAYOUT}") from error
-    if not isinstance(state, Mapping) or not all(isinstance(weight, torch.Tensor) for weight in state.values()):
-        raise NuwaError(f"LPIPS weights {path} hold something other than named tensors; give {LAYOUT}")
-    return dict(state)
+    return {name: weight for file in files for name, weight in read_weights(file, _WHAT).items()}

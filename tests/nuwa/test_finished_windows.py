@@ -94,6 +94,19 @@ def test_windows_of_another_video_are_refused_with_what_differs(keep: FinishedWi
     assert FinishedWindows(keep.folder, IDENTITY).windows(WINDOWS) == set(WINDOWS[:2])
 
 
+def test_a_folder_of_somebody_else_is_left_alone(keep: FinishedWindows) -> None:
+    """Without identity.json nothing says that the files are ours; drafts of a start that was killed are."""
+    (keep.folder / "identity.json").unlink()
+    before = {path.name: path.read_bytes() for path in keep.folder.iterdir()}
+    with pytest.raises(NuwaError, match=r"no windows of a video in the making \(0-000000\.safetensors\)") as caught:
+        FinishedWindows(keep.folder, IDENTITY)
+    assert "\n" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in keep.folder.iterdir()} == before
+    for path in keep.folder.iterdir():
+        path.rename(path.with_name(f"_123_{path.name}"))
+    assert FinishedWindows(keep.folder, IDENTITY).windows(WINDOWS) == set()
+
+
 def test_identities_that_are_no_json_differ_as_a_whole() -> None:
     assert differences("one", "other") == "made with other settings"
     assert differences("1", "2") == "differs in identity"
