@@ -254,8 +254,14 @@ def config_of(store: Store) -> CurationConfig | None:
 
 
 def stored_config(job: Row) -> CurationConfig:
-    """The config a dataset was made with last."""
-    return from_json(json.dumps(job["config"]), CurationConfig)
+    """The config a dataset was made with last. Raises OutputError for one of another version of this program."""
+    try:
+        return from_json(json.dumps(job["config"]), CurationConfig)
+    except CurationError as error:
+        raise OutputError(
+            f"the dataset was made by another version, with settings this one does not know ({error}); "
+            "curate its footage into a new --output, or use that version"
+        ) from error
 
 
 def rows_to_table(rows: Sequence[Row], table_schema: pa.Schema) -> pa.Table:

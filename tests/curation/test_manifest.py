@@ -11,7 +11,7 @@ import pytest
 from curation.config import CurationConfig
 from curation.config_json import to_json
 from curation.decode_config import MotionConfig
-from curation.manifest import Manifest, OutputError, check_output
+from curation.manifest import Manifest, OutputError, check_output, config_of
 from curation.records import Records, video_id_of
 from curation.sources import Source
 from curation.store import Store
@@ -208,3 +208,13 @@ def test_finished_depends_on_records_and_config(manifest: Manifest) -> None:
 def test_shards_are_fixed_by_content(manifest: Manifest) -> None:
     ids = [video_id_of(f"{i:08x}" + "0" * 56, "/v") for i in range(9)]
     assert [manifest.records.shard_of(video_id) for video_id in ids] == [i % 3 for i in range(9)]
+
+
+def test_a_dataset_of_another_version_says_what_to_do(manifest: Manifest) -> None:
+    path = Path(str(manifest.store)) / "manifest/job.json"
+    job = json.loads(path.read_text())
+    job["config"]["merge"]["chosen"] = "template"
+    path.write_text(json.dumps(job))
+    with pytest.raises(OutputError, match=r"another version.*no field 'chosen'.*new --output") as caught:
+        config_of(manifest.store)
+    assert "\n" not in str(caught.value)
