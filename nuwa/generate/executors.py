@@ -76,7 +76,7 @@ class LocalExecutor:
             return self.sampler.decode(latents).float().cpu()
         except torch.OutOfMemoryError as error:
             frames = latents.shape[0] * latents.shape[2]
-            remedy = "give a smaller batch or fewer workers on it, or end what else runs there"
+            remedy = "give a smaller batch, fewer workers on it, or --tile-px; or end what else runs there"
             raise self._does_not_fit(f"decoding {frames} frames", remedy) from error
 
     def close(self) -> None:
