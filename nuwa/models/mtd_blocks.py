@@ -128,7 +128,7 @@ class UpBlock(Layers):
         skips: list[torch.Tensor],
         mixes_frames: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Frames ((b t) c h w) → frames, twice as large except in the last block; takes its skips off the list."""
+        """Frames ((b t) c h w) → frames, twice as large except in the last block; the last skips are its own."""
         for index in range(len(self.resnets)):
             layer, skip = partial(self.layer, index), skips.pop()
             frames = self.run(layer, frames, num_frames, embedding, prompts, control, mixes_frames, skip)

@@ -127,7 +127,8 @@ class SpaceTimeUNet(InflatedUNet):
         finer = [counts[0], *counts[:-1]]
         coarse_first = zip(self.up_blocks, reversed(counts), reversed(prompts), reversed(finer), strict=True)
         for block, count, prompt, finer_count in coarse_first:
-            hidden = block(hidden, count, embedding, prompt, skips, finer_count)
+            hidden = block(hidden, count, embedding, prompt, [*skips], finer_count)
+            del skips[-len(block.resnets) :]
         return self._output(hidden, num_frames)
 
     def _input(self, sample: torch.Tensor, condition: torch.Tensor | None, mask: torch.Tensor | None) -> torch.Tensor:

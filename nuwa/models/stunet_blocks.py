@@ -98,7 +98,7 @@ class UpBlock(Layers):
         skips: list[torch.Tensor],
         finer_frames: int,
     ) -> torch.Tensor:
-        """Frames ((b t) c h w) → ((b finer_frames) c h w) of the next finer level; takes its skips off the list."""
+        """Frames ((b t) c h w) → ((b finer_frames) c h w) of the next finer level; the last skips are its own."""
         for index in range(len(self.resnets)):
             frames = self.run(partial(self.layer, index), frames, num_frames, embedding, prompts, skips.pop())
         for upsampler in self.upsamplers or ():

@@ -1,98 +1,128 @@
-"""The training loop on Ray Train: the same loop in each worker, gradients averaged between them."""
+"""The training loop on Ray Train: the same loop in each worker, gradients averaged between them.
+
+A worker that is lost takes the others with it; all begin again from the newest checkpoint in the run folder, by
+themselves, as often as `max_failures` says. What the user must change ends the training at once.
+"""
 
 import dataclasses
 import logging
 import os
+import signal
 import tempfile
 import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 
 import ray
-import ray.exceptions
 import ray.train
-from ray.train import RunConfig, ScalingConfig
+from ray.exceptions import RayError, RayTaskError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from nuwa.data.ray_address import cluster_address, knock
+from nuwa.generate.worker_share import worker_share
 from nuwa.hierarchy import NuwaError
 from nuwa.train.config import TrainConfig, TrainError
 from nuwa.train.loop import train
+
+STARTS = 10
+"""How often, of a minute each, Ray tries to find room for the workers."""
 
 
 def fit(config: TrainConfig) -> None:
     """Run one stage with `config.workers` Ray Train workers, which share a file system.
 
     Checkpoints are written by the loop into the run folder, so Ray's own storage holds nothing worth keeping.
-    Raises NuwaError as the loop does.
+    Raises NuwaError as the loop does, and when the cluster cannot be reached, has no room, does not see the run folder
+    on every node, or has lost more workers than `config.max_failures` allows.
     """
+    config = _absolute(config)
     started = not ray.is_initialized()
     if started:
         _start(config)
-    lines = Queue(actor_options={"num_cpus": 0})
-    over = threading.Event()
-    printer = threading.Thread(target=_print_lines, args=(lines, over), daemon=True)
-    printer.start()
     try:
-        _fit(config, lines)
+        _check_nodes(config)
+        with _printed() as lines, _own_interrupt():
+            _fit(config, _scaling(config), lines)
     except TrainingFailedError as error:
-        _raise_ours(error)
+        raise _explained(error, config) from error
+    except RayTaskError:
         raise
+    except RayError as error:
+        raise TrainError(f"Ray was lost ({_first_line(error)}); the same command goes on") from error
     finally:
-        over.set()
-        printer.join(timeout=10)
         if started:
             ray.shutdown()
 
 
+def _absolute(config: TrainConfig) -> TrainConfig:
+    """Workers have working directories of their own."""
+    paths = {name: value.absolute() for name, value in vars(config).items() if isinstance(value, Path)}
+    return dataclasses.replace(config, **paths)  # type: ignore[arg-type]  # only fields that were paths
+
+
 def _start(config: TrainConfig) -> None:
-    """Join the cluster of `ray_address`, or start one here without the processes that nothing here needs."""
-    if config.ray_address:
-        try:
-            ray.init(address=config.ray_address, log_to_driver=False)
-        except (ConnectionError, ray.exceptions.RaySystemError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise TrainError(f"no Ray cluster at {config.ray_address} ({reason}); check --ray-address") from error
-    else:
-        cpus = os.cpu_count() or 1
-        ray.init(include_dashboard=False, num_cpus=cpus, log_to_driver=False, logging_level=logging.WARNING)
+    """Join a cluster, or start one here without the processes that nothing here needs."""
+    address = cluster_address(config.ray_address)
+    try:
+        if address:
+            knock(address)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, ValueError, RuntimeError, RayError) as error:
+        if address is None:
+            raise TrainError(
+                f"Ray does not start on this machine ({_first_line(error)}); try --engine local"
+            ) from error
+        source = "--ray-address" if config.ray_address else "RAY_ADDRESS"
+        raise TrainError(
+            f"no Ray cluster at {address} ({_first_line(error)}); check {source} and, where the cluster wants one, "
+            "the token"
+        ) from error
 
 
-def _fit(config: TrainConfig, lines: Queue) -> None:
+def _fit(config: TrainConfig, scaling: ScalingConfig, lines: Queue) -> None:
     with tempfile.TemporaryDirectory(prefix="nuwa-ray-") as storage:
         trainer = TorchTrainer(
             _worker,
-            train_loop_config={"config": _absolute(config), "lines": lines},
-            scaling_config=_scaling(config),
-            run_config=RunConfig(name=config.output.name, storage_path=storage),
+            train_loop_config={"config": config, "lines": lines},
+            scaling_config=scaling,
+            run_config=RunConfig(
+                name=config.output.name,
+                storage_path=storage,
+                failure_config=FailureConfig(max_failures=config.max_failures, controller_failure_limit=STARTS),
+                callbacks=[_Watch(lines)],
+            ),
         )
         trainer.fit()
 
 
-def _absolute(config: TrainConfig) -> TrainConfig:
-    """Workers have working directories of their own."""
-    return dataclasses.replace(
-        config,
-        dataset=config.dataset.absolute(),
-        output=config.output.absolute(),
-        init=config.init.absolute() if config.init else None,
-        text_encoder=config.text_encoder.absolute(),
-        lpips_weights=config.lpips_weights.absolute() if config.lpips_weights else None,
-    )
-
-
 def _scaling(config: TrainConfig) -> ScalingConfig:
-    """Each worker takes an equal share of the CPUs, at least one."""
-    resources = ray.cluster_resources()
-    cpus = config.threads or int(resources.get("CPU", 1))
-    share = max(1, cpus // config.workers)
-    use_gpu = resources.get("GPU", 0) >= config.workers
-    return ScalingConfig(num_workers=config.workers, use_gpu=use_gpu, resources_per_worker={"CPU": share})
+    """An equal share of the cluster for each worker: a GPU where there are any, else CPUs."""
+    offers = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = sum(int(offer.get("GPU", 0)) for offer in offers)
+    if 0 < gpus < config.workers:
+        raise TrainError(
+            f"workers is {config.workers}, but the cluster has {gpus} GPUs, and each worker takes one; "
+            f"give --workers {gpus}"
+        )
+    share = worker_share(offers, config.workers, "cuda" if gpus else "cpu")
+    cpus = min(share["num_cpus"], config.threads or share["num_cpus"])
+    resources = {"CPU": cpus, "GPU": share["num_gpus"]} if gpus else {"CPU": cpus}
+    return ScalingConfig(num_workers=config.workers, use_gpu=gpus > 0, resources_per_worker=resources)
 
 
-def _worker(job: dict) -> None:
+def _worker(job: dict[str, Any]) -> None:
     """What each Ray Train worker runs."""
     lines, context = job["lines"], ray.train.get_context()
     logging.getLogger("nuwa").addHandler(_ToQueue(lines))
@@ -102,6 +132,23 @@ def _worker(job: dict) -> None:
         rank=context.get_world_rank(),
         world=context.get_world_size(),
     )
+
+
+class _Watch(UserCallback):
+    """In Ray Train's controller: ends a training that cannot go on by itself, and tells of workers that were lost."""
+
+    def __init__(self, lines: Queue) -> None:
+        self.lines, self.lost = lines, 0
+
+    def after_exception(self, run_context: object, worker_exceptions: Mapping[int, Exception]) -> None:
+        """Raise the NuwaError of a worker: Ray would run into it again, as often as workers may be lost."""
+        for error in worker_exceptions.values():
+            if (ours := _ours(error)) is not None:
+                raise ours
+        self.lost += 1
+        rank, error = next(iter(worker_exceptions.items()))
+        line = f"warning: worker {rank} has failed ({_first_line(error)}); all go on from the newest checkpoint"
+        self.lines.actor.put.remote(line, None)  # its own `put` would wait, and hold up the controller
 
 
 class _ToQueue(logging.Handler):
@@ -115,23 +162,107 @@ class _ToQueue(logging.Handler):
         self.lines.put(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
+@contextmanager
+def _printed() -> Iterator[Queue]:
+    """A queue for lines, which are printed to the last one."""
+    lines, over = Queue(actor_options={"num_cpus": 0}), threading.Event()
+    printer = threading.Thread(target=_print_lines, args=(lines, over), daemon=True)
+    printer.start()
+    try:
+        yield lines
+    finally:
+        over.set()
+        printer.join(timeout=10)
+
+
 def _print_lines(lines: Queue, over: threading.Event) -> None:
-    """Print what the workers say, to the last line."""
     while True:
         try:
             print(lines.get(timeout=1.0), flush=True)
         except Empty:
             if over.is_set():
                 return
-        except ray.exceptions.RayError:  # the cluster is going down; `fit` says why
+        except RayError:  # the cluster is going down; `fit` says why
             return
 
 
-def _raise_ours(error: TrainingFailedError) -> None:
-    """Raise the NuwaError of a worker, if that is what failed."""
-    for failure in getattr(error, "worker_failures", {}).values():
-        cause: BaseException | None = failure
-        while cause is not None:
-            if isinstance(cause, NuwaError):
-                raise cause from None
-            cause = getattr(cause, "cause", None) or cause.__cause__
+@contextmanager
+def _own_interrupt() -> Iterator[None]:
+    """Ctrl-C stays an interrupt: Ray Train, having ended its workers, leaves as if all were done."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+
+
+def _check_nodes(config: TrainConfig) -> None:
+    """Raise TrainError unless every node sees the run folder of this one, and the dataset."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) == 1:
+        return
+    was_there = config.output.exists()
+    mark = config.output / f"_seen-{uuid4().hex}"
+    try:
+        config.output.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+        for node in nodes:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            for what, path in (("run folder", mark), ("dataset", config.dataset)):
+                if not ray.get(_sees.options(scheduling_strategy=there).remote(path)):
+                    raise TrainError(
+                        f"node {node['NodeManagerAddress']} does not see the {what} "
+                        f"{config.output if path == mark else path} of this one; put it on a file system that all "
+                        "nodes share"
+                    )
+    except OSError as error:
+        raise TrainError(f"output {config.output} cannot be written to ({error}); give another --output") from error
+    finally:
+        mark.unlink(missing_ok=True)
+        if not was_there and config.output.exists():
+            config.output.rmdir()
+
+
+@ray.remote(num_cpus=0)
+def _sees(path: Path) -> bool:
+    return path.exists()
+
+
+def _explained(error: TrainingFailedError, config: TrainConfig) -> Exception:
+    """What to raise for a training that Ray has given up: one line, but for a defect, which keeps its traceback."""
+    if isinstance(error, ControllerError):
+        failure = error.controller_failure
+        if "WorkerGroupStartup" in type(failure).__name__:
+            reason = f"no room for the workers, or they died, {STARTS} times ({_first_line(failure)})"
+            return TrainError(f"{reason}; wait for other jobs, or give fewer --workers")
+        return _ours(failure) or error
+    lost = [_first_line(failure) for failure in error.worker_failures.values() if _is_loss(failure)]
+    if not lost:
+        return error
+    return TrainError(
+        f"workers were lost {config.max_failures + 1} times, the last time by: {lost[0]}; often memory is short: give "
+        "a smaller --batch or more --accumulate. What is finished is kept, and the same command goes on"
+    )
+
+
+def _ours(error: BaseException) -> NuwaError | None:
+    """The NuwaError that caused an error, if one did."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, NuwaError):
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return cause
+
+
+def _is_loss(error: Exception) -> bool:
+    """True where a process or a connection was lost, and nothing in the program was wrong."""
+    reason = getattr(error, "health_check_failure", error)
+    if isinstance(reason, RayError):
+        return not isinstance(reason, RayTaskError)
+    return isinstance(reason, RuntimeError) and any(word in str(reason) for word in ("gloo", "NCCL", "Connection"))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
