@@ -75,6 +75,8 @@ class ClipSampler:
     def __init__(self, pipe: "StunetPipeline", sampling: ClipSampling) -> None:
         self.pipe, self.sampling = pipe, sampling
         self.length: int = pipe.config.window_length
+        if pipe.vae is None and sampling.tile_px is not None:
+            raise NuwaError(f"tile_px is {sampling.tile_px}, but this model works on pixels, without an autoencoder")
         if pipe.vae is not None:
             check_tiles(pipe, sampling.tile_px)
         self._encode = lru_cache(PROMPTS_KEPT)(lambda prompt: pipe.encode_prompts([prompt])[0])
