@@ -2,6 +2,7 @@
 
 A run is contiguous presentation time of one video, written once at a constant frame rate and at training size;
 the prompt and the motion score of a frame are those of its clip. Read from `runs/` and `clips/` (Parquet).
+A pandas query may choose among the runs (runs_query.py).
 """
 
 from bisect import bisect_right
@@ -12,24 +13,32 @@ from pathlib import Path
 import av
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from nuwa.hierarchy import NuwaError
+from nuwa.data.runs_query import runs_where
+from nuwa.data.tables import DataError, Row, read_rows
 
 Frames = npt.NDArray[np.uint8]
+Captions = tuple[str, str, str]
+"""Of one clip: `caption_coca`, `caption_video`, `caption_llm`; empty where there is none."""
 
-RUN_COLUMNS = ["run_id", "file_name", "num_frames", "train_fps", "width", "height", "clip_ids", "first_frame_of_clip"]
-CLIP_COLUMNS = ["clip_id", "caption", "motion_score"]
-
-
-class DataError(NuwaError):
-    """The dataset cannot be trained on as it is."""
+RUN_COLUMNS = {
+    "run_id": "text",
+    "file_name": "text",
+    "num_frames": "whole numbers",
+    "train_fps": "numbers",
+    "width": "whole numbers",
+    "height": "whole numbers",
+}
+RUN_LISTS = {"clip_ids": "lists of text", "first_frame_of_clip": "lists of whole numbers"}
+CAPTION_COLUMNS = ("caption_coca", "caption_video", "caption_llm")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run file. `first_frames[i]` is the first frame of clip `i`, with its prompt and motion score (or NaN)."""
+    """One run file. `first_frames[i]` is the first frame of clip `i`, with its prompt and motion score (or NaN).
+
+    `captions[i]` are the captions that `prompts[i]` was chosen from, `clip_ids[i]` is the clip's row in `clips`.
+    """
 
     run_id: str
     path: Path
@@ -40,6 +49,8 @@ class Run:
     first_frames: tuple[int, ...]
     prompts: tuple[str, ...]
     motion_scores: tuple[float, ...]
+    clip_ids: tuple[str, ...] = ()
+    captions: tuple[Captions, ...] = ()
 
     def clip_at(self, frame: int) -> int:
         """Position in the run of the clip that shows `frame`."""
@@ -49,6 +60,14 @@ class Run:
         """Caption of the clip that shows `frame`; empty when the clip has none."""
         return self.prompts[self.clip_at(frame)] if self.prompts else ""
 
+    def clip_id(self, frame: int) -> str:
+        """Id of the clip that shows `frame`; empty when the run names none."""
+        return self.clip_ids[self.clip_at(frame)] if self.clip_ids else ""
+
+    def captions_at(self, frame: int) -> Captions:
+        """All captions of the clip that shows `frame`."""
+        return self.captions[self.clip_at(frame)] if self.captions else ("", "", "")
+
     def motion_score(self, frames: Sequence[int]) -> float:
         """Mean motion score of the clips that show `frames`; NaN when none of them has one."""
         scores = [self.motion_scores[self.clip_at(frame)] for frame in frames] if self.motion_scores else []
@@ -56,33 +75,42 @@ class Run:
         return float(np.mean(known)) if known else float("nan")
 
 
-def read_runs(dataset: Path) -> list[Run]:
-    """All runs of a dataset folder, in order of run_id.
+def read_runs(dataset: Path, where: str | None = None) -> list[Run]:
+    """All runs of a dataset folder, or those that a pandas query chooses (see `runs_where`), in order of run_id.
 
-    Raises DataError when the folder holds no dataset, no runs, or runs of different sizes or frame rates.
+    Raises DataError when the folder holds no dataset, no runs, or runs of different sizes or frame rates; when a column
+    is missing or holds something else; when the query is none or chooses nothing.
     """
     if not dataset.is_dir():
         raise DataError(f"dataset {dataset} is not a folder; give a folder made by pipelines.curate")
-    clips = {row["clip_id"]: row for row in _rows(dataset / "clips", CLIP_COLUMNS)}
-    rows = sorted(_rows(dataset / "runs", RUN_COLUMNS), key=lambda row: str(row["run_id"]))
+    told = {"caption": "text", "motion_score": "numbers"}
+    of_clips = read_rows(dataset / "clips", {"clip_id": "text"}, told, dict.fromkeys(CAPTION_COLUMNS, "text"))
+    rows = sorted(read_rows(dataset / "runs", RUN_COLUMNS, RUN_LISTS, {}), key=lambda row: str(row["run_id"]))
     if not rows:
         raise DataError(f"dataset {dataset} holds no runs; curate more or longer footage, or relax the run policy")
+    clips = {row["clip_id"]: row for row in of_clips}
     runs = [_run(dataset, row, clips) for row in rows]
+    if where is not None:
+        chosen = runs_where(dataset, where)
+        runs = [run for run in runs if run.run_id in chosen]
     _check_alike(runs)
     return runs
 
 
-def _rows(table: Path, columns: list[str]) -> list[dict[str, object]]:
-    if not table.is_dir() or not any(table.glob("*.parquet")):
-        raise DataError(f"{table} holds no Parquet files; give a dataset folder made by pipelines.curate")
-    try:
-        return pq.read_table(table, columns=columns).to_pylist()
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise DataError(f"{table} cannot be read ({error}); run pipelines.curate again on this dataset") from error
-
-
-def _run(dataset: Path, row: dict[str, object], clips: dict[object, dict[str, object]]) -> Run:
-    mine = [clips.get(clip, {}) for clip in row["clip_ids"] or []]  # type: ignore[attr-defined]
+def _run(dataset: Path, row: Row, clips: dict[object, Row]) -> Run:
+    ids: list[str] = list(row["clip_ids"] or [])  # type: ignore[call-overload]
+    firsts: list[int] = list(row["first_frame_of_clip"] or [])  # type: ignore[call-overload]
+    if len(firsts) != len(ids):
+        raise DataError(
+            f"run {row['run_id']} has {len(ids)} clip_ids and {len(firsts)} first_frame_of_clip; "
+            "run pipelines.curate again"
+        )
+    lost = next((clip for clip in ids if clip not in clips), None)
+    if lost is not None:
+        raise DataError(
+            f"run {row['run_id']} names clip {lost}, which {dataset / 'clips'} lacks; give tables of one dataset"
+        )
+    mine = [clips[clip] for clip in ids]
     scores = [clip.get("motion_score") for clip in mine]
     return Run(
         run_id=str(row["run_id"]),
@@ -91,10 +119,17 @@ def _run(dataset: Path, row: dict[str, object], clips: dict[object, dict[str, ob
         train_fps=float(row["train_fps"]),  # type: ignore[arg-type]
         width=int(row["width"]),  # type: ignore[call-overload]
         height=int(row["height"]),  # type: ignore[call-overload]
-        first_frames=tuple(row["first_frame_of_clip"] or []),  # type: ignore[arg-type]
+        first_frames=tuple(firsts),
         prompts=tuple(str(clip.get("caption") or "") for clip in mine),
         motion_scores=tuple(float("nan") if score is None else float(score) for score in scores),  # type: ignore[arg-type]
+        clip_ids=tuple(ids),
+        captions=tuple(_captions(clip) for clip in mine),
     )
+
+
+def _captions(clip: Row) -> Captions:
+    coca, video, llm = (str(clip.get(name) or "") for name in CAPTION_COLUMNS)
+    return coca, video, llm
 
 
 def _check_alike(runs: Sequence[Run]) -> None:

@@ -4,6 +4,7 @@ Map-style: window `index` is the same on every machine and in every worker. Whic
 is an integer function of (seed, step, rank), so that training resumes exactly where it stopped.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,15 +13,21 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset, Sampler
 
-from nuwa.data.runs import DataError, Frames, FrameStore, Run
+from nuwa.data.encoded_windows import EncodedWindows, WindowLatents
+from nuwa.data.images import ImageRows
+from nuwa.data.runs import Captions, Frames, FrameStore, Run
+from nuwa.data.tables import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
 class WindowSample:
-    """One window of a run.
+    """One window of a run, or a row of images, which know nothing of each other.
 
     frames: uint8 (t h w c), RGB. prompts: one per frame. level: 0 = global. stride: frames between neighbours.
     fps: frame rate of the run (1/s). motion_score: 1/s, of the frame height; NaN when unknown.
+    clip_ids, captions: of the clip that shows each frame; its prompt was chosen from the captions.
+    mixes_frames: False for images; their level is one more than the last, their stride 1, fps and motion unknown.
+    latents: the window as it was encoded before; there are then no frames (t = 0).
     """
 
     index: int
@@ -30,21 +37,38 @@ class WindowSample:
     prompts: tuple[str, ...]
     fps: float
     motion_score: float
+    clip_ids: tuple[str, ...] = ()
+    captions: tuple[Captions, ...] = ()
+    mixes_frames: bool = True
+    latents: WindowLatents | None = None
 
 
 class WindowDataset(Dataset[WindowSample]):
     """Every window of `length` frames at each of `strides` (level 0 first), its first frame a multiple of `hop`.
 
+    encoded: the same windows as latents, which samples then carry in place of frames
+    images: rows of `length` single frames (`ImageRows`) follow as one more level; not together with `encoded`
     Raises DataError when no run is long enough for one of the strides: it names the stride and what is missing.
     """
 
     def __init__(
-        self, runs: Sequence[Run], *, length: int, strides: Sequence[int], hop: int = 1, cache_bytes: int = 2**30
+        self,
+        runs: Sequence[Run],
+        *,
+        length: int,
+        strides: Sequence[int],
+        hop: int = 1,
+        cache_bytes: int = 2**30,
+        encoded: EncodedWindows | None = None,
+        images: bool = False,
     ) -> None:
         self.runs, self.length, self.strides, self.hop = list(runs), length, tuple(strides), hop
+        self.encoded = encoded
         self.store = FrameStore(cache_bytes)
         self._ends = [self._count_up_to(stride) for stride in self.strides]
-        self.counts = tuple(int(ends[-1]) for ends in self._ends)
+        self.images = ImageRows(self.runs, length=length, hop=hop) if images else None
+        of_images = () if self.images is None else (len(self.images),)
+        self.counts = (*(int(ends[-1]) for ends in self._ends), *of_images)
         self._check()
 
     def _count_up_to(self, stride: int) -> npt.NDArray[np.int64]:
@@ -54,7 +78,7 @@ class WindowDataset(Dataset[WindowSample]):
 
     def _check(self) -> None:
         longest = max(run.num_frames for run in self.runs)
-        for stride, count in zip(self.strides, self.counts, strict=True):
+        for stride, count in zip(self.strides, self.counts, strict=False):
             needed = (self.length - 1) * stride + 1
             if count == 0:
                 raise DataError(
@@ -62,6 +86,10 @@ class WindowDataset(Dataset[WindowSample]):
                     f"{len(self.runs)} runs has {longest} ({needed - longest} missing); "
                     "curate longer shots, or train with a smaller depth or length"
                 )
+        if self.counts[-1] == 0:
+            raise DataError(
+                f"runs hold fewer than {self.length} frames at hop {self.hop}, a row of images; lower --hop"
+            )
 
     def __len__(self) -> int:
         return sum(self.counts)
@@ -71,29 +99,58 @@ class WindowDataset(Dataset[WindowSample]):
         return int(np.searchsorted(np.cumsum(self.counts), index, side="right"))
 
     def locate(self, index: int) -> tuple[int, Run, int]:
-        """Level, run and first frame of window `index`."""
+        """Level, run and first frame of window `index`, or of the first image of that row."""
+        level, places = self.places(index)
+        return level, *places[0]
+
+    def places(self, index: int) -> tuple[int, list[tuple[Run, int]]]:
+        """Level of window `index`, and run and number of each of its frames."""
         if not 0 <= index < len(self):
             raise IndexError(f"window {index} of {len(self)}")
         level = self.level_of(index)
         inside = index - sum(self.counts[:level])
-        ends = self._ends[level]
+        if self.images is not None and level == len(self.strides):
+            return level, self.images.places(inside)
+        ends, stride = self._ends[level], self.strides[level]
         run = int(np.searchsorted(ends, inside, side="right"))
-        before = int(ends[run - 1]) if run else 0
-        return level, self.runs[run], (inside - before) * self.hop
+        first = (inside - (int(ends[run - 1]) if run else 0)) * self.hop
+        return level, [(self.runs[run], first + n * stride) for n in range(self.length)]
+
+    def describe(self, index: int) -> str:
+        """Where window `index` comes from, for messages: run, first frame and clips."""
+        level, places = self.places(index)
+        clips = dict.fromkeys(run.clip_id(number) for run, number in places)
+        run, first = places[0]
+        source = f"{run.run_id} from frame {first}" if level < len(self.strides) else "images"
+        return f"{source} (clips {' '.join(clips)})"
 
     def __getitem__(self, index: int) -> WindowSample:
-        level, run, first = self.locate(index)
-        stride = self.strides[level]
-        numbers = [first + n * stride for n in range(self.length)]
+        level, places = self.places(index)
+        of_images = level == len(self.strides)
+        run, first = places[0]
+        numbers = [number for _, number in places]
+        stride = 1 if of_images else self.strides[level]
         return WindowSample(
             index=index,
             level=level,
             stride=stride,
-            frames=self.store.read(run, numbers),
-            prompts=tuple(run.prompt(number) for number in numbers),
-            fps=run.train_fps,
-            motion_score=run.motion_score(numbers),
+            frames=self.frames(index) if self.encoded is None else np.empty((0, 0, 0, 3), np.uint8),
+            prompts=tuple(run.prompt(number) for run, number in places),
+            # A picture has neither rate nor motion: both are not known.
+            fps=math.nan if of_images else run.train_fps,
+            motion_score=math.nan if of_images else run.motion_score(numbers),
+            clip_ids=tuple(run.clip_id(number) for run, number in places),
+            captions=tuple(run.captions_at(number) for run, number in places),
+            mixes_frames=not of_images,
+            latents=None if self.encoded is None else self.encoded.read(run, first, stride),
         )
+
+    def frames(self, index: int) -> Frames:
+        """Frames of window `index` from its run files, uint8 (t h w c), also where samples carry latents."""
+        level, places = self.places(index)
+        if level == len(self.strides):
+            return np.concatenate([self.store.read(run, [number]) for run, number in places])
+        return self.store.read(places[0][0], [number for _, number in places])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,6 +78,15 @@ def read_json(path: Path) -> dict:
     return entries
 
 
+def one_line(error: BaseException) -> str:
+    """What went wrong, on one line; of a list of weights that do not fit the first."""
+    first, *others = str(error).split("size mismatch for ")
+    if not others:
+        return " ".join(first.split())
+    kind, more = first.split()[-1:], f" and {len(others) - 1} more" if len(others) > 1 else ""
+    return " ".join([*kind, "size mismatch for", *others[0].split()]).rstrip(".") + more
+
+
 def check_component(folder: Path) -> None:
     """Raise NuwaError when a file that the component needs is missing or cut short."""
     config = next((folder / name for name in CONFIGS if (folder / name).is_file()), None)

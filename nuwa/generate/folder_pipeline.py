@@ -8,7 +8,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from nuwa.generate.folder_checks import check_component, check_keys, components
+from nuwa.generate.folder_checks import check_component, check_keys, components, one_line
 from nuwa.hierarchy import NuwaError
 
 LOADING_ERRORS = (
@@ -42,7 +42,7 @@ class FolderPipeline(DiffusionPipeline):
         except NuwaError as error:
             raise NuwaError(f"pipeline folder {folder}: {error}") from error
         except LOADING_ERRORS as error:
-            line = " ".join(f"{type(error).__name__}: {error}".split())
+            line = f"{type(error).__name__}: {one_line(error)}"
             raise NuwaError(f"pipeline folder {folder} cannot be loaded ({line}); train or copy it again") from error
         for name in stored:
             if isinstance(module := pipe.components[name], nn.Module):

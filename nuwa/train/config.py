@@ -6,11 +6,13 @@ from typing import Literal
 
 from nuwa.hierarchy import NuwaError
 
-STAGES = ("image-vae", "image", "vae", "mtd")
-PLANNED = ("stunet", "ssr")
+STAGES = ("image-vae", "image", "vae", "mtd", "stunet", "ssr")
+CLIP_STAGES = ("stunet", "ssr")
 AUTOENCODER_STAGES = ("image-vae", "vae")
 IMAGE_STAGES = ("image-vae", "image")
 DEFAULT_LENGTH = 16
+DEFAULT_LENGTHS = {"stunet": 80}
+"""Frames of a window in stages that have others: Lumiere's clips."""
 VaeTrains = Literal["temporal", "decoder", "temporal+decoder", "all"]
 
 DEMO_TEXT_ENCODER = Path(__file__).parents[2] / "demo" / "weights" / "coca"
@@ -39,7 +41,8 @@ class TrainError(NuwaError):
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     stage: str
-    """What to train: image-vae, image, vae, mtd, in this order; each one's RUN/model is the next one's --init."""
+    """What to train: image-vae, image, vae, mtd, in this order; each one's RUN/model is the next one's --init. Or, from
+    that of vae, stunet and ssr: clips in one pass, and what makes them larger."""
     dataset: Path
     """Dataset folder written by pipelines.curate."""
     latents: Path | None = None
@@ -55,7 +58,7 @@ class TrainConfig:
     levels: Literal["global", "local", "all"] = "all"
     """mtd: which network to train; all trains one network shared by all levels."""
     length: int | None = None
-    """Frames of one window, L; default that of --init, 16 without. Image stages keep that of --init."""
+    """Frames of one window, L; default that of --init, else 16, of stunet 80. Image stages keep that of --init."""
     depth: int = 2
     """Levels, the global one included; strides are (L−1)^(depth−1) … L−1, 1."""
     level_shares: tuple[float, ...] | None = None
@@ -106,11 +109,21 @@ class TrainConfig:
     global_mask_frac: float = 0.1
     """mtd: share of local windows trained with nothing given."""
     first_frame_frac: float = 0.05
-    """mtd: share of windows, at every level, trained with their first frame given (a story from a picture)."""
+    """mtd, stunet: share of windows trained with their first frame given (a story from a picture)."""
     prediction_frac: float = 0.05
-    """mtd: share of windows trained with their first k frames given, k random (a video that goes on)."""
+    """mtd, stunet: share of windows trained with their first k frames given, k random (a video that goes on)."""
     infilling_frac: float = 0.05
-    """mtd: share of windows trained with any k frames given, k and frames random (a storyboard)."""
+    """mtd, stunet: share of windows trained with any k frames given, k and frames random (a storyboard)."""
+    inpainting_frac: float = 0.1
+    """stunet: share of clips trained with all but a region given, a rectangle that stays or moves."""
+    outpainting_frac: float = 0.1
+    """stunet: share of clips trained with such a region only."""
+    cinemagraph_frac: float = 0.1
+    """stunet: share of clips trained with the first frame given, and of the others all but a region."""
+    ssr_scale: int = 2
+    """ssr: how many times longer the sides of a large video are than those of the small one."""
+    ssr_noise: float = 0.5
+    """ssr: most noise augmentation of the small video, 0 to 1; a window draws its own and is told."""
     condition: Literal["pixels", "latents"] = "pixels"
     """mtd: the window encoded with its unknown frames zeroed before (the paper's), or its latents with zeros in their
     place, a shortcut that encodes nothing twice; generate with the same."""
@@ -119,7 +132,7 @@ class TrainConfig:
     injection: Literal["symmetric", "up_only", "single_scale"] = "symmetric"
     """Where condition and mask enter a new denoiser (the paper's ablation); with --init that folder's decides."""
     gradient_checkpointing: bool = False
-    """mtd: compute activations again in the backward pass: less memory, more time, the same result."""
+    """Compute activations again in the backward pass: less memory, more time, the same result."""
     kl_weight: float = 1e-4
     """image-vae, vae: weight of the KL term per latent element, against the mean absolute error."""
     vae_trains: VaeTrains = "temporal+decoder"
@@ -180,12 +193,16 @@ LARGER: dict[str, dict[str, tuple[int, int, float]]] = {
         "image": (300_000, 256, 1e-4),
         "vae": (20_000, 8, 5e-5),
         "mtd": (200_000, 32, 1e-4),
+        "stunet": (200_000, 32, 1e-4),
+        "ssr": (100_000, 32, 1e-4),
     },
     "large": {
         "image-vae": (500_000, 32, 1e-4),
         "image": (500_000, 512, 1e-4),
         "vae": (50_000, 8, 2e-5),
         "mtd": (300_000, 64, 5e-5),
+        "stunet": (300_000, 64, 5e-5),
+        "ssr": (200_000, 64, 5e-5),
     },
 }
 """The same for the larger presets. Not measured here: of the order of what Stable Diffusion, Video LDM and Stable Video
@@ -196,5 +213,7 @@ DEFAULTS: dict[str, tuple[int, int, float]] = {
     "image": (4000, 64, 1e-3),
     "vae": (300, 2, 2e-4),
     "mtd": (3000, 8, 5e-4),
+    "stunet": (2000, 4, 1e-3),
+    "ssr": (1500, 8, 5e-4),
 }
 """Steps, batch and peak learning rate of each stage for the toy preset on two cores."""

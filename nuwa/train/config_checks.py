@@ -1,17 +1,16 @@
 """Whether a training can be as its settings say: choices, ranges, settings without effect; and defaults by stage."""
 
 import dataclasses
-import json
 import math
-from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from nuwa.hierarchy import strides
 from nuwa.train.config import (
     AUTOENCODER_STAGES,
+    CLIP_STAGES,
     DEFAULT_LENGTH,
+    DEFAULT_LENGTHS,
     IMAGE_STAGES,
-    PLANNED,
     STAGES,
     TrainConfig,
     TrainError,
@@ -22,8 +21,6 @@ from nuwa.train.init_folder import defaults_of, is_image_pipeline, window_length
 
 def resolve(config: TrainConfig) -> TrainConfig:
     """Check a config and fill in the defaults of its stage."""
-    if config.stage in PLANNED:
-        raise TrainError(f"stage {config.stage} is not implemented yet; choose one of {', '.join(STAGES)}")
     if config.stage not in STAGES:
         raise TrainError(f"there is no stage {config.stage!r}; choose one of {', '.join(STAGES)}")
     _check_choices(config)
@@ -62,9 +59,9 @@ def keeps_length(config: TrainConfig) -> bool:
 
 def _length(config: TrainConfig) -> int:
     """Frames of a window: those asked for, or those of --init, or the default."""
-    of_init = None if config.init is None else window_length_of(config.init)
+    of_init = None if config.init is None else window_length_of(config.init, config.stage)
     if config.length is None:
-        return DEFAULT_LENGTH if of_init is None else of_init
+        return DEFAULT_LENGTHS.get(config.stage, DEFAULT_LENGTH) if of_init is None else of_init
     if keeps_length(config) and of_init not in (None, config.length):
         raise TrainError(
             f"length is {config.length}, but stage {config.stage} keeps the windows of --init, {of_init} frames long; "
@@ -86,8 +83,11 @@ _NOT_BELOW_0 = (
     "frame_cache_mb",
     "latent_cache_mb",
 )
-_MASKS = ("global_mask_frac", "first_frame_frac", "prediction_frac", "infilling_frac")
-_FRACTIONS = ("decay_frac", "ema_decay", "prompt_dropout", "condition_dropout", "image_frac", *_MASKS)
+_FRAMES = ("first_frame_frac", "prediction_frac", "infilling_frac")
+_MASKS = ("global_mask_frac", *_FRAMES)
+_TASKS = (*_FRAMES, "inpainting_frac", "outpainting_frac", "cinemagraph_frac")
+_PARTS = ("decay_frac", "ema_decay", "prompt_dropout", "condition_dropout", "image_frac", "ssr_noise")
+_FRACTIONS = (*_PARTS, *dict.fromkeys((*_MASKS, *_TASKS)))
 _ABOVE_0 = ("lr", "clip_norm", "min_snr_gamma")
 _INFINITY = float("inf")
 _RANGES: dict[str, tuple[float, float]] = {
@@ -95,6 +95,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(_NOT_BELOW_0, (0, _INFINITY)),
     **dict.fromkeys(_FRACTIONS, (0, 1)),
     "condition_noise": (0, 1000),
+    "ssr_scale": (2, 64),
     **dict.fromkeys(("perceptual_weight", "adversarial_weight", "temporal_lr_factor"), (0, 1000)),
 }
 
@@ -115,8 +116,9 @@ def _check_ranges(config: TrainConfig) -> None:
         if not least <= getattr(config, name) <= most:
             rule = f"be at least {least}" if most == _INFINITY else f"lie between {least} and {most}"
             raise TrainError(f"{name} is {getattr(config, name)}; it must {rule}")
-    if (shares := sum(getattr(config, name) for name in _MASKS)) > 1 + 1e-9:
-        raise TrainError(f"{' + '.join(_MASKS)} is {shares:g}; as shares of the windows they may be at most 1 together")
+    masks = _TASKS if config.stage in CLIP_STAGES else _MASKS
+    if (shares := sum(getattr(config, name) for name in masks)) > 1 + 1e-9:
+        raise TrainError(f"{' + '.join(masks)} is {shares:g}; as shares of the windows they may be at most 1 together")
     for name in _ABOVE_0:
         if (value := getattr(config, name)) is not None and not value > 0:
             raise TrainError(f"{name} is {value}; it must be above 0")
@@ -126,13 +128,21 @@ def _check_ranges(config: TrainConfig) -> None:
 
 _PERCEPTUAL = ("lpips_weights", "perceptual_weight")
 _ADVERSARIAL = ("adversarial_weight", "adversarial_start", "adversarial_balance")
-_CONDITIONS = ("condition", "condition_noise", "condition_dropout", *_MASKS)
-_WINDOWS = ("levels", "gradient_checkpointing", "image_frac", *_CONDITIONS)
+_CONDITIONS = ("condition", "condition_noise", "global_mask_frac")
+_WINDOWS = ("levels", "image_frac", *_CONDITIONS)
+_DENOISERS = ("image", "mtd", *CLIP_STAGES)
 _STAGES_WITH: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_WINDOWS, ("mtd",)),
-    **dict.fromkeys(("prompt_dropout", "captions", "min_snr_gamma", "latents"), ("image", "mtd")),
-    "sample_every": ("image-vae", "image", "vae", "mtd"),
-    **dict.fromkeys(("depth", "level_shares", "temporal_lr_factor"), ("vae", "mtd")),
+    **dict.fromkeys(_FRAMES, ("mtd", "stunet")),
+    **dict.fromkeys(_TASKS[len(_FRAMES) :], ("stunet",)),
+    **dict.fromkeys(("ssr_scale", "ssr_noise"), ("ssr",)),
+    "condition_dropout": ("mtd", *CLIP_STAGES),
+    "gradient_checkpointing": ("image-vae", *_DENOISERS),
+    "latents": ("image", "mtd"),
+    **dict.fromkeys(("prompt_dropout", "captions", "min_snr_gamma"), _DENOISERS),
+    **dict.fromkeys(("depth", "level_shares"), ("vae", "mtd")),
+    "temporal_lr_factor": ("vae", "mtd", "ssr"),
+    "injection": (*AUTOENCODER_STAGES, "image", "mtd"),
     "vae_trains": ("vae",),
     **dict.fromkeys(("kl_weight", *_PERCEPTUAL, *_ADVERSARIAL), AUTOENCODER_STAGES),
 }

@@ -2,22 +2,27 @@
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 
 import torch
-from einops import repeat
+from einops import rearrange, repeat
 
+from nuwa.data.latents import Half
 from nuwa.data.runs import Run
 from nuwa.data.windows import WindowSample
+from nuwa.diffusion.objective import Denoiser
 from nuwa.generate.pipeline import NuwaXLPipeline
 from nuwa.hierarchy import strides
 from nuwa.models.mtd import MaskTemporalUNet
 from nuwa.train import draws as random_draws
-from nuwa.train.config import TrainConfig, TrainError
+from nuwa.train.config import TrainConfig
+from nuwa.train.data_checks import trained_levels
 from nuwa.train.draws import generator
-from nuwa.train.given_frames import Given, ends, given_frames, shares_of
+from nuwa.train.encoded import encoded_windows
+from nuwa.train.given_frames import Given, ends, first_frames, given_frames, shares_of
 from nuwa.train.memory import LatentMemory
 from nuwa.train.samples import Shown, check_walk, story
-from nuwa.train.stages import Diffusion, Losses, grouped, rebuilt, video_of, windows_of
+from nuwa.train.stages import Diffusion, Losses, grouped, pattern_of, pixels_of, rebuilt, windows_of
 
 
 class MtdStage:
@@ -32,10 +37,12 @@ class MtdStage:
 
     def __init__(self, config: TrainConfig, pipe: NuwaXLPipeline, runs: Sequence[Run], device: torch.device) -> None:
         self.config, self.pipe, self.device = config, pipe, device
-        self.levels = _levels(config)
+        self.levels = trained_levels(config)
         all_strides = strides(config.window_length, config.depth)
-        self.data = windows_of(runs, config, [all_strides[level] for level in self.levels])
-        self.pattern = tuple(range(len(self.levels)))
+        stride_of_level = {level: all_strides[level] for level in self.levels}
+        encoded = encoded_windows(config, pipe.vae, runs, stride_of_level)
+        self.data = windows_of(runs, config, list(stride_of_level.values()), encoded)
+        self.pattern = pattern_of(config, len(self.levels))
         self.vae = pipe.vae.to(device).eval().requires_grad_(False)
         self.module: MaskTemporalUNet = _trained_denoiser(config, pipe).to(device).requires_grad_(True)
         if config.gradient_checkpointing:
@@ -57,15 +64,30 @@ class MtdStage:
         noise_levels = self._noise_levels(draws)
         condition = self._noised(condition, noise_levels, draws).to(self.device)
         known = (condition, mask, stride, self._time_ids(samples, noise_levels, draws))
-        per_window = self.diffusion.loss(self.module, z0, tokens, draws, *known)
-        levels = [self.levels[sample.level] for sample in samples]
-        return self.diffusion.losses(per_window, draws) | grouped("loss/level", per_window.detach(), levels)
+        per_window = self.diffusion.loss(self._denoiser(samples), z0, tokens, draws, *known)
+        return self.diffusion.losses(per_window, draws) | self._by_level(per_window.detach(), samples)
+
+    def _denoiser(self, samples: Sequence[WindowSample]) -> Denoiser:
+        """The network; where there are images, told which rows they are."""
+        mixes = [sample.mixes_frames for sample in samples]
+        return self.module if all(mixes) else partial(self.module, mixes_frames=torch.tensor(mixes, device=self.device))
+
+    def _by_level(self, per_window: torch.Tensor, samples: Sequence[WindowSample]) -> Losses:
+        """`loss/level_k` of the windows, `loss/images` of the rows of images; each (n,) of `per_window` (b,)."""
+        videos = [row for row, sample in enumerate(samples) if sample.mixes_frames]
+        images = [row for row, sample in enumerate(samples) if not sample.mixes_frames]
+        found = grouped("loss/level", per_window[videos], [self.levels[samples[row].level] for row in videos])
+        return found | ({"loss/images": per_window[images]} if images else {})
 
     def _given(self, samples: Sequence[WindowSample], draws: range) -> list[Given]:
         """Which frames of each window are given."""
         where = (self.config.window_length, self.config.seed)
-        levels = [self.levels[sample.level] for sample in samples]
-        return [given_frames(self.shares, level, *where, draw) for level, draw in zip(levels, draws, strict=True)]
+        return [
+            given_frames(self.shares, self.levels[sample.level], *where, draw)
+            if sample.mixes_frames
+            else first_frames(0, self.config.window_length)
+            for sample, draw in zip(samples, draws, strict=True)
+        ]
 
     def _condition(self, sample: WindowSample, latents: torch.Tensor, known: Given) -> torch.Tensor:
         """z_c (c t h w): encoded with unknown frames zeroed, or by the shortcut its latents with zeros for them.
@@ -73,12 +95,16 @@ class MtdStage:
         Paper: the former. By the latter, given frames know a little of their true neighbours, which in generation are
         those of the window above.
         """
+        if not any(known) and not sample.mixes_frames:
+            return torch.zeros_like(latents)  # nor is it read, where nothing is given
         if self.config.condition == "latents":
             return latents * torch.tensor(known)[:, None, None]
         return self._latents(sample, known)
 
     def _latents(self, sample: WindowSample, known: Given | None) -> torch.Tensor:
         """Scaled latents of a window (c t h w): all of it, or with frames that are not `known` zeroed."""
+        if (stored := self._stored(sample, known)) is not None:
+            return torch.from_numpy(stored).float()
         if known is None or known == self.ends:
             return self.memory.recall((sample.index, known is None), lambda: self._encode(sample, known))
         if not any(known):
@@ -86,12 +112,28 @@ class MtdStage:
         # Hardly any other mask meets its window again: it is not kept, but rounded as if it were.
         return self._encode(sample, known).half().float().cpu()
 
+    def _stored(self, sample: WindowSample, known: Given | None) -> Half | None:
+        """The same (c t h w) as it was encoded before; None for what was not."""
+        if sample.latents is None or self.data.encoded is None:
+            return None
+        if known is None:
+            return sample.latents.mean
+        if not any(known):
+            return self.data.encoded.nothing(self.data.runs[0])
+        return sample.latents.ends if known == self.ends else None
+
     @torch.no_grad()
     def _encode(self, sample: WindowSample, known: Given | None) -> torch.Tensor:
-        video = video_of([sample], self.device)
+        frames = sample.frames if sample.latents is None else self.data.frames(sample.index)
+        video = pixels_of(frames[None], self.device)
         if known is not None:
             video = video * torch.tensor(known, device=self.device)[:, None, None]  # b c t h w
-        return self.vae.encode(video).mode()[0].float() * self.vae.config.scaling_factor
+        if not sample.mixes_frames:
+            video = rearrange(video, "1 c t h w -> t c 1 h w")  # an image is a video of one frame
+        # In full precision whatever the networks train in, so that latents are those of `pipelines.encode`.
+        with torch.autocast(self.device.type, enabled=False):
+            latents = self.vae.encode(video).mode().float() * self.vae.config.scaling_factor
+        return latents[0] if sample.mixes_frames else rearrange(latents, "t c 1 h w -> c t h w")
 
     def _noise_levels(self, draws: range) -> list[float]:
         """Standard deviation of the noise on each window's condition, uniform up to the most that is asked for."""
@@ -135,13 +177,6 @@ class MtdStage:
         if self.config.levels == "local":
             return rebuilt(self.pipe, denoiser_local=trained, window_length=length)
         return rebuilt(self.pipe, denoiser_global=trained, denoiser_local=trained, window_length=length)
-
-
-def _levels(config: TrainConfig) -> list[int]:
-    levels = {"global": [0], "local": list(range(1, config.depth)), "all": list(range(config.depth))}[config.levels]
-    if not levels:
-        raise TrainError(f"depth {config.depth} has no local levels; give a depth of at least 2, or --levels global")
-    return levels
 
 
 def _trained_denoiser(config: TrainConfig, pipe: NuwaXLPipeline) -> MaskTemporalUNet:

@@ -10,14 +10,20 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from nuwa.data.runs import Run
+from nuwa.data.encoded_windows import EncodedWindows
+from nuwa.data.pattern import level_pattern
+from nuwa.data.runs import Frames, Run
+from nuwa.data.tables import DataError
 from nuwa.data.windows import WindowDataset, WindowSample
 from nuwa.diffusion.objective import Denoiser, denoising_loss, min_snr_weights
+from nuwa.generate.folder_pipeline import FolderPipeline
 from nuwa.generate.pipeline import NuwaXLPipeline
 from nuwa.models.mtd import MaskTemporalUNet
 from nuwa.models.vae import TemporalVAE
 from nuwa.train import draws as random_draws
+from nuwa.train.captions import sampled_prompts
 from nuwa.train.config import TrainConfig
+from nuwa.train.encoded import encoded_frames, encoded_prompts
 from nuwa.train.memory import LatentMemory, PromptMemory
 from nuwa.train.samples import PICTURES, Shown, check_walk, pictures, prompts_of
 
@@ -61,14 +67,22 @@ class Stage(Protocol):
         `draws` number the random draws of the samples.
         """
 
-    def pipeline(self) -> NuwaXLPipeline:
+    def pipeline(self) -> FolderPipeline:
         """The complete pipeline with the module's present weights in their place."""
 
 
 def video_of(samples: Sequence[WindowSample], device: torch.device) -> torch.Tensor:
-    """Pixels of samples: (b c t h w), float32 in [−1, 1]; contiguous, as group norm is slow in channels-last memory."""
-    frames = torch.from_numpy(np.stack([sample.frames for sample in samples])).to(device)
-    return rearrange(frames, "b t h w c -> b c t h w").contiguous().float() / 127.5 - 1.0
+    """Pixels of samples: (b c t h w), float32 in [−1, 1]."""
+    return pixels_of(np.stack([sample.frames for sample in samples]), device)
+
+
+def pixels_of(frames: Frames, device: torch.device) -> torch.Tensor:
+    """Pixels of frames (b t h w c): (b c t h w), float32 in [−1, 1].
+
+    Contiguous, as group norm is slow in channels-last memory.
+    """
+    on_device = torch.from_numpy(frames).to(device)
+    return rearrange(on_device, "b t h w c -> b c t h w").contiguous().float() / 127.5 - 1.0
 
 
 def rebuilt(
@@ -94,16 +108,35 @@ def rebuilt(
     )
 
 
-def frames_of(runs: Sequence[Run], config: TrainConfig) -> WindowDataset:
+def frames_of(runs: Sequence[Run], config: TrainConfig, encoded: EncodedWindows | None = None) -> WindowDataset:
     """Single frames of all runs."""
-    return WindowDataset(runs, length=1, strides=(1,), hop=config.hop, cache_bytes=config.frame_cache_mb * 2**20)
-
-
-def windows_of(runs: Sequence[Run], config: TrainConfig, at_strides: Sequence[int]) -> WindowDataset:
-    """Windows of the length asked for at the given strides."""
     cache_bytes = config.frame_cache_mb * 2**20
-    length = config.window_length
-    return WindowDataset(runs, length=length, strides=at_strides, hop=config.hop, cache_bytes=cache_bytes)
+    return WindowDataset(runs, length=1, strides=(1,), hop=config.hop, cache_bytes=cache_bytes, encoded=encoded)
+
+
+def windows_of(
+    runs: Sequence[Run], config: TrainConfig, at_strides: Sequence[int], encoded: EncodedWindows | None = None
+) -> WindowDataset:
+    """Windows of the length asked for at the given strides, and rows of images if a share of the rows is asked for."""
+    try:
+        return WindowDataset(
+            runs,
+            length=config.window_length,
+            strides=at_strides,
+            hop=config.hop,
+            cache_bytes=config.frame_cache_mb * 2**20,
+            encoded=encoded,
+            images=config.image_frac > 0,
+        )
+    except DataError as error:
+        if config.where is None:
+            raise
+        raise DataError(f"{error}; or choose more runs: where is {config.where!r}") from error
+
+
+def pattern_of(config: TrainConfig, num_levels: int) -> tuple[int, ...]:
+    """Levels of the windows that draws take in turn; rows of images, if any, are one more level."""
+    return level_pattern(config.level_shares or [1.0] * num_levels, config.image_frac)
 
 
 class ImageStage:
@@ -114,10 +147,10 @@ class ImageStage:
 
     def __init__(self, config: TrainConfig, pipe: NuwaXLPipeline, runs: Sequence[Run], device: torch.device) -> None:
         self.config, self.pipe, self.device = config, pipe, device
-        self.data = frames_of(runs, config)
+        self.vae = pipe.vae.image_vae().to(device).eval().requires_grad_(False)
+        self.data = frames_of(runs, config, encoded_frames(config, self.vae, runs))
         self.pattern: tuple[int, ...] = (0,)
         self.module = pipe.denoiser_global.image_unet().to(device).requires_grad_(True)
-        self.vae = pipe.vae.image_vae().to(device).eval().requires_grad_(False)
         self.diffusion = Diffusion(config, pipe, device)
         check_walk(pipe.scheduler, config)
         self.latents = LatentMemory(config.latent_cache_mb * 2**20)
@@ -131,7 +164,7 @@ class ImageStage:
 
     def losses(self, samples: Sequence[WindowSample], draws: range) -> Losses:
         """Denoising loss of single latents."""
-        z0 = torch.stack([self._latent(sample.index) for sample in samples]).to(self.device)  # b c h w
+        z0 = torch.stack([self._latent(sample) for sample in samples]).to(self.device)  # b c h w
         tokens = self.diffusion.tokens(samples, draws)[:, 0]  # b n d
         return self.diffusion.losses(self.diffusion.loss(self._predict, z0, tokens, draws), draws)
 
@@ -149,8 +182,10 @@ class ImageStage:
         predicted: torch.Tensor = self.module(sample, timestep, encoder_hidden_states).sample
         return predicted
 
-    def _latent(self, index: int) -> torch.Tensor:
-        number, place = divmod(index, self.chunk)
+    def _latent(self, sample: WindowSample) -> torch.Tensor:
+        if sample.latents is not None:
+            return torch.from_numpy(sample.latents.mean[:, 0]).float()  # c h w
+        number, place = divmod(sample.index, self.chunk)
         return self.latents.recall((number,), lambda: self._encode(number))[place]
 
     @torch.no_grad()
@@ -190,11 +225,11 @@ def grouped(name: str, per_window: torch.Tensor, groups: Sequence[int]) -> Losse
 class Diffusion:
     """What the denoiser stages share: noise, targets and prompts of a batch, each from its own draw."""
 
-    def __init__(self, config: TrainConfig, pipe: NuwaXLPipeline, device: torch.device) -> None:
+    def __init__(self, config: TrainConfig, pipe: FolderPipeline, device: torch.device) -> None:
         self.config, self.device = config, device
         self.alphas_cumprod = pipe.scheduler.alphas_cumprod.to(device)
         self.prediction_type = pipe.scheduler.config.prediction_type
-        self.prompts = PromptMemory(pipe)
+        self.prompts = PromptMemory(pipe, encoded_prompts(config, pipe))
 
     def loss(
         self,
@@ -233,5 +268,13 @@ class Diffusion:
     def tokens(self, samples: Sequence[WindowSample], draws: range) -> torch.Tensor:
         """Prompt tokens per frame: (b t n d); a dropped window has the empty prompt in every frame."""
         dropped = random_draws.happens(self.config.seed, "prompt", draws, self.config.prompt_dropout)
-        prompts = [[""] * len(s.prompts) if drop else s.prompts for s, drop in zip(samples, dropped, strict=True)]
+        prompts = [
+            ("",) * len(sample.prompts) if drop else self._prompts(sample, draw)
+            for sample, drop, draw in zip(samples, dropped, draws, strict=True)
+        ]
         return torch.stack([self.prompts.tokens(of_window) for of_window in prompts]).to(self.device)
+
+    def _prompts(self, sample: WindowSample, draw: int) -> tuple[str, ...]:
+        """One per frame."""
+        sampled = self.config.captions == "sampled"
+        return sampled_prompts(sample, self.config.seed, draw) if sampled else sample.prompts

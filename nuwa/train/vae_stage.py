@@ -13,7 +13,7 @@ from nuwa.models.vae import TemporalVAE
 from nuwa.train.autoencoder_loss import AutoencoderLoss, sample_posterior
 from nuwa.train.config import TrainConfig, VaeTrains
 from nuwa.train.samples import Shown, reconstruction
-from nuwa.train.stages import Adversary, Losses, rebuilt, video_of, windows_of
+from nuwa.train.stages import Adversary, Losses, pattern_of, rebuilt, video_of, windows_of
 
 DISCRIMINATOR_FRAMES = 3
 """Frames that each convolution of the discriminator sees."""
@@ -31,7 +31,7 @@ class VaeStage:
     def __init__(self, config: TrainConfig, pipe: NuwaXLPipeline, runs: Sequence[Run], device: torch.device) -> None:
         self.config, self.pipe, self.device = config, pipe, device
         self.data = windows_of(runs, config, strides(config.window_length, config.depth))
-        self.pattern = tuple(range(len(self.data.strides)))
+        self.pattern = pattern_of(config, len(self.data.strides))
         self.module = pipe.vae.to(device)
         choose_weights(self.module, config.vae_trains)
         self.loss = AutoencoderLoss(config, (runs[0].height, runs[0].width), device, DISCRIMINATOR_FRAMES)
