@@ -70,11 +70,12 @@ class TemporalVAE(ModelMixin, ConfigMixin):
     image autoencoder, frame by frame. Spatial modules and their keys are those of `AutoencoderKL`; its options and
     their meaning too. Normalisation never mixes frames. Videos too long or too large to pass at once go through
     `nuwa.models.vae_chunks`; generation takes its tiles where `Sampling.tile_px` asks for them.
+    `enable_gradient_checkpointing()` trades time for memory in training, with the same gradients.
 
     temporal_kernel: frames a temporal convolution looks at. Paper: not stated; here 3
     """
 
-    _supports_gradient_checkpointing = False
+    _supports_gradient_checkpointing = True
 
     @register_to_config
     def __init__(

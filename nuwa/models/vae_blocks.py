@@ -1,6 +1,7 @@
 """Encoder and decoder of the temporal autoencoder: pretrained modules, each followed by its temporal one."""
 
 from collections.abc import Iterable
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -15,6 +16,7 @@ from diffusers.models.unets.unet_2d_blocks import (
 )
 from torch import nn
 
+from nuwa.models.inflated_blocks import Checkpointed
 from nuwa.nn.resnet import TemporalResnetBlock, upsample
 from nuwa.nn.temporal_attention import TemporalAttention, num_heads_of
 from nuwa.nn.temporal_conv import TemporalConv
@@ -40,7 +42,7 @@ ImageDownBlock: TypeAlias = DownEncoderBlock2D | AttnDownEncoderBlock2D
 ImageUpBlock: TypeAlias = UpDecoderBlock2D | AttnUpDecoderBlock2D
 
 
-class Layers(nn.Module):
+class Layers(Checkpointed):
     """Residual blocks of one resolution, each with its attention over pixels and over frames if the image has it."""
 
     def __init__(self, block: ImageDownBlock | ImageUpBlock, kernel_size: int) -> None:
@@ -52,10 +54,15 @@ class Layers(nn.Module):
 
     def layers(self, frames: torch.Tensor, num_frames: int) -> torch.Tensor:
         """Frames ((b t) c h w) at one resolution."""
-        for index, resnet in enumerate(self.resnets):
-            frames = resnet(frames, num_frames)
-            if self.has_attention:
-                frames = self.attn_time[index](self.attentions[index](frames), num_frames)
+        for index in range(len(self.resnets)):
+            frames = self.run(partial(self.layer, index), frames, num_frames)
+        return frames
+
+    def layer(self, index: int, frames: torch.Tensor, num_frames: int) -> torch.Tensor:
+        """Frames ((b t) c h w) through one residual block and the attentions behind it."""
+        frames = self.resnets[index](frames, num_frames)
+        if self.has_attention:
+            frames = self.attn_time[index](self.attentions[index](frames), num_frames)
         return frames
 
 
@@ -93,7 +100,7 @@ class UpBlock(Layers):
         return self.upsample_time(upsample(self.upsamplers[0], frames), num_frames)
 
 
-class MidBlock(nn.Module):
+class MidBlock(Checkpointed):
     """The pretrained middle: residual blocks with an attention over pixels, then over frames, between them."""
 
     def __init__(self, block: UNetMidBlock2D, kernel_size: int) -> None:
@@ -104,12 +111,17 @@ class MidBlock(nn.Module):
 
     def forward(self, frames: torch.Tensor, num_frames: int) -> torch.Tensor:
         """Frames ((b t) c h w) → the same shape."""
-        frames = self.resnets[0](frames, num_frames)
-        for index, resnet in enumerate(self.resnets[1:]):
-            if len(self.attn_time):
-                frames = self.attn_time[index](self.attentions[index](frames), num_frames)
-            frames = resnet(frames, num_frames)
+        frames = self.run(self.resnets[0], frames, num_frames)
+        for index in range(len(self.resnets) - 1):
+            frames = self.run(partial(self.layer, index), frames, num_frames)
         return frames
+
+    def layer(self, index: int, frames: torch.Tensor, num_frames: int) -> torch.Tensor:
+        """Frames ((b t) c h w) through the attentions over pixels and over frames, if any, and a residual block."""
+        if len(self.attn_time):
+            frames = self.attn_time[index](self.attentions[index](frames), num_frames)
+        mixed: torch.Tensor = self.resnets[index + 1](frames, num_frames)
+        return mixed
 
 
 class TemporalEncoder(nn.Module):

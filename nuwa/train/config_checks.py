@@ -137,7 +137,6 @@ _STAGES_WITH: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_TASKS[len(_FRAMES) :], ("stunet",)),
     **dict.fromkeys(("ssr_scale", "ssr_noise"), ("ssr",)),
     "condition_dropout": ("mtd", *CLIP_STAGES),
-    "gradient_checkpointing": ("image-vae", *_DENOISERS),
     "latents": ("image", "mtd"),
     **dict.fromkeys(("prompt_dropout", "captions", "min_snr_gamma"), _DENOISERS),
     **dict.fromkeys(("depth", "level_shares"), ("vae", "mtd")),

@@ -9,6 +9,7 @@ import torch
 from torch import distributed
 
 from nuwa.data.windows import WindowSample
+from nuwa.train import workers
 from nuwa.train.stages import Losses
 
 
@@ -61,9 +62,9 @@ class Means:
 
 def _of_all_workers(own: dict[str, tuple[float, int]]) -> list[dict[str, tuple[float, int]]]:
     """What every worker has, in their order."""
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if workers.count() == 1:
         return [own]
-    found: list[dict[str, tuple[float, int]]] = [{} for _ in range(distributed.get_world_size())]
+    found: list[dict[str, tuple[float, int]]] = [{} for _ in range(workers.count())]
     distributed.all_gather_object(found, own)
     return found
 
