@@ -168,7 +168,7 @@ def test_a_run_from_before_a_setting_existed_goes_on(world: Path, tmp_path: Path
         ({"adversarial_start": 2}, "adversarial_start is 2, but there is no adversarial term; give --adversarial-w"),
         ({"adversarial_balance": "fixed"}, "adversarial_balance is fixed, but there is no adversarial term"),
         ({"perceptual_weight": 2.0}, "perceptual_weight is 2.0, but there is no perceptual term; give --lpips-weights"),
-        ({"gradient_checkpointing": True}, "gradient_checkpointing is True, but stage vae does nothing with it"),
+        ({"min_snr_gamma": 5.0}, "min_snr_gamma is 5.0, but stage vae does nothing with it"),
         ({"condition_noise": 0.3}, "condition_noise is 0.3, but stage vae does nothing with it; .* choose mtd"),
         ({"stage": "image-vae", "vae_trains": "all"}, "vae_trains is all, but stage image-vae does nothing with it"),
         ({"injection": "up_only"}, "injection is up_only, but the pipeline of --init decides that"),
