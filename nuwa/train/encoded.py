@@ -8,7 +8,7 @@ from nuwa.data.encode_plan import WindowSpec, frame_spec, window_spec
 from nuwa.data.encoded_windows import EncodedWindows
 from nuwa.data.prompt_tokens import PromptFolder
 from nuwa.data.runs import Run
-from nuwa.generate.pipeline import NuwaXLPipeline
+from nuwa.generate.folder_pipeline import FolderPipeline
 from nuwa.models.vae import TemporalVAE
 from nuwa.train.config import TrainConfig, TrainError
 from nuwa.train.fingerprints import autoencoder_hash, prompt_encoder_hash
@@ -33,7 +33,7 @@ def encoded_frames(config: TrainConfig, vae: AutoencoderKL, runs: Sequence[Run])
     return None if config.latents is None else _open(config, vae, runs, frame_spec(config.hop))
 
 
-def encoded_prompts(config: TrainConfig, pipe: NuwaXLPipeline) -> PromptFolder | None:
+def encoded_prompts(config: TrainConfig, pipe: FolderPipeline) -> PromptFolder | None:
     """Tokens that were encoded with the latents; those that are not there the text encoder makes."""
     return None if config.latents is None else PromptFolder(config.latents, prompt_encoder_hash(pipe))
 

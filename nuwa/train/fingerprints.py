@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from diffusers import AutoencoderKL
 
-from nuwa.generate.pipeline import NuwaXLPipeline
+from nuwa.generate.folder_pipeline import FolderPipeline
 from nuwa.models.vae import TemporalVAE
 
 
@@ -18,7 +18,7 @@ def autoencoder_hash(vae: TemporalVAE | AutoencoderKL) -> str:
     return _hash(type(vae).__name__, vae.config, tensors)
 
 
-def prompt_encoder_hash(pipe: NuwaXLPipeline) -> str:
+def prompt_encoder_hash(pipe: FolderPipeline) -> str:
     """SHA-256 of all that tokens of prompts depend on: text encoder and tokenizer."""
     tokenizer = json.loads(pipe.tokenizer.backend_tokenizer.to_str())
     settings = {name: value for name, value in tokenizer.items() if name not in ("padding", "truncation")}  # of a call

@@ -50,12 +50,10 @@ def given_frames(shares: Shares, level: int, length: int, seed: int, draw: int) 
         return first_frames(1, length)
     until += shares.prediction
     if bool(place < until):
-        return first_frames(_count(length, seed, draw), length)
+        return first_frames(random_count(length, seed, draw), length)
     until += shares.infilling
     if bool(place < until):
-        order = torch.randperm(length, generator=draws.generator(seed, "mask frames", draw)).tolist()
-        chosen = set(order[: _count(length, seed, draw)])
-        return tuple(frame in chosen for frame in range(length))
+        return scattered_frames(length, seed, draw)
     return first_frames(0, length) if level == 0 else ends(length)
 
 
@@ -69,6 +67,13 @@ def ends(length: int) -> Given:
     return tuple(frame in (0, length - 1) for frame in range(length))
 
 
-def _count(length: int, seed: int, draw: int) -> int:
+def scattered_frames(length: int, seed: int, draw: int) -> Given:
+    """Any frames are given, at least one and not all."""
+    order = torch.randperm(length, generator=draws.generator(seed, "mask frames", draw)).tolist()
+    chosen = set(order[: random_count(length, seed, draw)])
+    return tuple(frame in chosen for frame in range(length))
+
+
+def random_count(length: int, seed: int, draw: int) -> int:
     """How many frames are given: at least one, and not all."""
     return int(torch.randint(1, length, (), generator=draws.generator(seed, "mask count", draw)))

@@ -9,16 +9,17 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from nuwa.data.runs import read_runs
+from nuwa.data.runs import Run, read_runs
 from nuwa.data.windows import Order, StepBatches, WindowSample
-from nuwa.generate.pipeline_folder import load_pipeline, save_pipeline
-from nuwa.models.mtd import MaskTemporalUNet
+from nuwa.generate.pipeline_folder import save_pipeline
+from nuwa.models.inflated_unet import InflatedUNet
 from nuwa.models.vae import TemporalVAE
 from nuwa.train import workers
 from nuwa.train.best import Best
 from nuwa.train.checkpoint import Checkpoint, Tensors, load_agreed, save_checkpoint
+from nuwa.train.clip_components import starting_clip_pipeline
 from nuwa.train.compiled import as_written, check_compiler, compile_parts
-from nuwa.train.components import build_pipeline
+from nuwa.train.components import starting_pipeline
 from nuwa.train.config import TrainConfig, TrainError
 from nuwa.train.config_checks import batch_share, resolve
 from nuwa.train.curves import Curves
@@ -40,11 +41,16 @@ from nuwa.train.samples import write_sample
 from nuwa.train.schedule import lr_factor
 from nuwa.train.sharding import StageWeights
 from nuwa.train.shards import collected
+from nuwa.train.ssr_stage import SsrStage
 from nuwa.train.stages import Adversary, ImageStage, Losses, Stage
+from nuwa.train.stunet_stage import StunetStage
 from nuwa.train.utilisation import Utilisation
 from nuwa.train.vae_stage import VaeStage
 
 log = logging.getLogger(__name__)
+
+NAMED_WINDOWS = 32
+"""Most windows of a step that a message names."""
 
 STAGE_TYPES: dict[str, type[ImageVaeStage] | type[ImageStage] | type[VaeStage] | type[MtdStage]] = {
     "image-vae": ImageVaeStage,
@@ -52,6 +58,7 @@ STAGE_TYPES: dict[str, type[ImageVaeStage] | type[ImageStage] | type[VaeStage] |
     "vae": VaeStage,
     "mtd": MtdStage,
 }
+CLIP_STAGE_TYPES: dict[str, type[StunetStage] | type[SsrStage]] = {"stunet": StunetStage, "ssr": SsrStage}
 
 
 def train(
@@ -68,20 +75,28 @@ def train(
     if workers.first_says(finished(config)):
         return
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // world))
-    runs = read_runs(config.dataset)
-    pipe = load_pipeline(config.init) if config.init else build_pipeline(config, runs[0])
-    # Sizes and frame rate that a pipeline names are those it was last trained at.
-    pipe.register_to_config(height=runs[0].height, width=runs[0].width, train_fps=runs[0].train_fps)
+    runs = read_runs(config.dataset, config.where)
     device = _device(rank)
     if config.compile:
         check_compiler(device)
-    stage = STAGE_TYPES[config.stage](config, pipe, runs, device)
+    stage = _stage(config, runs, device)
     with ExitStack() as held:
         if rank == 0:
             write_config(config)
             held.enter_context(only_writer(config.output))
             remove_drafts(config.output)
         Trainer(config, stage, rank, world).run(report or _print, until or config.steps or 0)
+
+
+def _stage(config: TrainConfig, runs: Sequence[Run], device: torch.device) -> Stage:
+    """The stage to train, with what it starts from."""
+    run = runs[0]
+    if config.stage in CLIP_STAGE_TYPES:
+        return CLIP_STAGE_TYPES[config.stage](config, starting_clip_pipeline(config, run), runs, device)
+    pipe = starting_pipeline(config, run)
+    # Sizes and frame rate that a pipeline names are those it was last trained at.
+    pipe.register_to_config(height=run.height, width=run.width, train_fps=run.train_fps)
+    return STAGE_TYPES[config.stage](config, pipe, runs, device)
 
 
 class Trainer:
@@ -217,11 +232,10 @@ class Trainer:
         )
 
     def _windows(self, step: int) -> str:
-        """Runs and first frames that all workers read at a step, the first few of them."""
+        """Runs, first frames and clips of what all workers read at a step, the first windows of it."""
         indices = [index for rank in range(self.world) for index in self.order.indices(step, rank)]
-        places = [self.stage.data.locate(index) for index in indices[:8]]
-        named = ", ".join(f"{run.run_id} from frame {first}" for _, run, first in places)
-        return named + (f" and {len(indices) - len(places)} more" if len(indices) > len(places) else "")
+        named = [self.stage.data.describe(index) for index in indices[:NAMED_WINDOWS]]
+        return ", ".join(named) + (f" and {len(indices) - len(named)} more" if len(indices) > len(named) else "")
 
     def _log(self, progress: Progress, curves: Curves | None, report: Report) -> None:
         progress.scalars["lr"] = self._lr(self.step - 1)
@@ -287,7 +301,7 @@ class Trainer:
 
 def _temporal(module: nn.Module) -> Iterable[nn.Parameter]:
     """Weights that an image network does not have; none of an image network."""
-    return module.temporal_parameters() if isinstance(module, MaskTemporalUNet | TemporalVAE) else ()
+    return module.temporal_parameters() if isinstance(module, InflatedUNet | TemporalVAE) else ()
 
 
 def _opponent(config: TrainConfig, adversary: Adversary | None) -> Learner | None:

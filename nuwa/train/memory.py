@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from nuwa.data.prompt_tokens import PromptFolder
-from nuwa.generate.pipeline import NuwaXLPipeline
+from nuwa.generate.folder_pipeline import FolderPipeline
 
 Key = tuple[int, ...]
 
@@ -37,7 +37,7 @@ class PromptMemory:
     stored: prompts that were encoded before by the same text encoder
     """
 
-    def __init__(self, pipe: NuwaXLPipeline, stored: PromptFolder | None = None) -> None:
+    def __init__(self, pipe: FolderPipeline, stored: PromptFolder | None = None) -> None:
         self._encode, self._stored = pipe.encode_prompts, stored
         self._known: dict[str, torch.Tensor] = {}
 
