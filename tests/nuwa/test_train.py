@@ -211,7 +211,6 @@ def test_a_draw_does_not_depend_on_its_batch() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stage": "stunet"}, "not implemented yet"),
         ({"stage": "films"}, "there is no stage 'films'"),
         ({"depth": 4}, "no run is long enough for stride 27"),
         ({"depth": 1, "levels": "local"}, "no local levels"),
@@ -260,7 +259,7 @@ def test_another_run_or_other_files_in_the_output_stay_untouched(world: Path, tm
 
 
 def test_script_answers_with_status_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["stunet", "--dataset", str(tmp_path), "--output", str(tmp_path / "run")]
+    arguments = ["films", "--dataset", str(tmp_path), "--output", str(tmp_path / "run")]
     assert cli.run(main, Train, arguments) == 2
     assert capsys.readouterr().err.count("\n") == 1
     arguments[0] = "mtd"
