@@ -67,6 +67,8 @@ def _problem_of(where: str, columns: set[str]) -> str | None:
             return f"calls {ast.unparse(part.func)!r}; only {', '.join(known)} of a column may be called"
         if isinstance(part, ast.Attribute) and not _is_called(part, called):
             return f"reads {ast.unparse(part)!r}; only columns may be read"
+        if isinstance(part, ast.Constant) and not isinstance(part.value, bool | int | float | str):
+            return f"holds a {type(part.value).__name__}; compare with numbers and text"
         if not isinstance(part, _PARTS):
             return f"holds {type(part).__name__}, which a query over columns does not need"
     return None

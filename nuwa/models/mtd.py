@@ -93,7 +93,7 @@ class MaskTemporalUNet(InflatedUNet):
         stride: (b,) or one number, frames of the finished video between neighbours, at least 1; 1 by default
         added_time_ids: (b, 3), fps, motion score, noise augmentation; NaN or None where not known
         mixes_frames: (b,) bool; where False the frames of a row are images that know nothing of each other, each seen
-            as a video of one frame (joint training on images and videos, Ho et al. 2022, arXiv 2204.03458, Sec. 3.1);
+            as a video of one frame (joint training on images and videos, Ho et al. 2022, arXiv 2204.03458, Sec. 3);
             None = True everywhere
         """
         self._check(sample, encoder_hidden_states, condition, mask)

@@ -8,7 +8,8 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from nuwa.hierarchy import NuwaError
-from nuwa.models.inflated_unet import InflatedUNet, build_image_unet, config_of, fold_prompts
+from nuwa.models.inflated_unet import InflatedUNet, build_image_unet, check_mixes, config_of, fold_prompts
+from nuwa.models.joint_rows import denoise_apart
 from nuwa.models.stunet_blocks import DownBlock, MidBlock, UpBlock
 from nuwa.nn.frames import fold
 from nuwa.nn.resampling import frames_at
@@ -95,6 +96,7 @@ class SpaceTimeUNet(InflatedUNet):
         mask: torch.Tensor | None = None,
         stride: torch.Tensor | float | None = None,
         added_time_ids: torch.Tensor | None = None,
+        mixes_frames: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Predict noise (or v, as trained) for all frames, (b c t h w).
 
@@ -107,10 +109,15 @@ class SpaceTimeUNet(InflatedUNet):
         mask: (b 1 t h w), 1 = given; None without any. Where a clip's mask is all zero the condition is not read
         stride: (b,) or one number, frames of the finished video between neighbours, at least 1; 1 by default
         added_time_ids: (b, 3), fps, motion score, noise augmentation; NaN or None where not known
+        mixes_frames: (b,) bool; where False the frames of a row are images, each a clip of its own; None = True
         """
         self._check(sample, encoder_hidden_states, condition, mask)
+        check_mixes(mixes_frames, len(sample))
         embedding = self._embed(sample, timestep, stride, added_time_ids)
-        return self._denoise(self._input(sample, condition, mask), sample.shape[2], embedding, encoder_hidden_states)
+        hidden, num_frames = self._input(sample, condition, mask), sample.shape[2]
+        if mixes_frames is None:
+            return self._denoise(hidden, num_frames, embedding, encoder_hidden_states)
+        return denoise_apart(self._denoise, mixes_frames, hidden, num_frames, embedding, encoder_hidden_states)
 
     def _denoise(
         self, hidden: torch.Tensor, num_frames: int, embedding: torch.Tensor, encoder_hidden_states: torch.Tensor
