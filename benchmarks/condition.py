@@ -11,13 +11,14 @@ generation. Writes its section of benchmarks/RESULTS.md; with --quick it only pr
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from demo import world
 from pipelines import cli
@@ -73,8 +74,7 @@ def main(config: MeasureCondition) -> None:
         for episode in range(-(-count // 4))
         for window in held_out_windows(pipe, config.seed + episode, min(4, count - 4 * episode))
     ]
-    losses: dict[str, list[float]] = {name: denoising_losses(pipe, windows, name) for name in CONDITIONS}
-    losses["nothing"] = denoising_losses(pipe, windows, None)
+    losses = {name or "nothing": denoising_losses(pipe, windows, name).mean(axis=0) for name in (*CONDITIONS, None)}
     made = {name: generated(pipe, windows, name, steps, config.guidance) for name in CONDITIONS}
     truth = torch.stack([window.pixels for window in windows])
     lines = [
@@ -99,7 +99,7 @@ def main(config: MeasureCondition) -> None:
         write_section("condition", "Condition: encoded pixels or the latents themselves", command, lines)
 
 
-def loss_table(losses: dict[str, list[float]]) -> list[str]:
+def loss_table(losses: Mapping[str, NDArray[np.float64]]) -> list[str]:
     """One row per condition, one column per diffusion step."""
     from benchmarks.results import table
 
@@ -125,7 +125,7 @@ def video_table(made: dict["Condition", "Generated"], truth: "torch.Tensor") -> 
     return table(["condition", "PSNR of frames 1–14", "of frames 1 and 14", "condition", "all of the window"], rows)
 
 
-def share(found: Sequence[float], beside: Sequence[float]) -> float:
+def share(found: NDArray[np.float64], beside: NDArray[np.float64]) -> float:
     """How much larger the mean of `found` is than that of `beside`, as a fraction."""
     return float(np.mean(found) / np.mean(beside)) - 1
 
@@ -184,15 +184,17 @@ def encoded(pipe: "NuwaXLPipeline", pixels: "torch.Tensor") -> "torch.Tensor":
         return pipe.vae.encode(pixels[None]).mode()[0] * pipe.vae.config.scaling_factor
 
 
-def denoising_losses(pipe: "NuwaXLPipeline", windows: list[HeldOut], condition: "Condition | None") -> list[float]:
-    """Mean loss of the frames that are not given at each of STEPS; without condition nothing is given."""
+def denoising_losses(
+    pipe: "NuwaXLPipeline", windows: list[HeldOut], condition: "Condition | None"
+) -> NDArray[np.float64]:
+    """Loss of the frames that are not given, of each window at each of STEPS (n s); without condition none is given."""
     import torch
 
     from nuwa.diffusion.objective import add_noise, target
     from nuwa.generate.windows import conditioning
 
     abar, kind = pipe.scheduler.alphas_cumprod, pipe.scheduler.config.prediction_type
-    sums = np.zeros(len(STEPS))
+    losses = np.zeros((len(windows), len(STEPS)))
     for row, window in enumerate(windows):
         z_c, _, mask = conditioning(pipe, [window.task], condition or "pixels")
         known = (None, None) if condition is None else (z_c, mask)
@@ -205,8 +207,8 @@ def denoising_losses(pipe: "NuwaXLPipeline", windows: list[HeldOut], condition: 
             with torch.no_grad():
                 prediction = pipe.denoiser_at(1)(add_noise(z0, eps, step, abar), step, tokens, *known, *rest)
             error = prediction - target(kind, z0, eps, step, abar)
-            sums[column] += float(error[:, :, 1:-1].square().mean())
-    return list(sums / len(windows))
+            losses[row, column] = float(error[:, :, 1:-1].square().mean())
+    return losses
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from benchmarks.results import RESULTS, table, verdict, write_section
 from demo import world
-from demo.evaluate_stories import draw_story
+from demo.stories import draw_story
 from nuwa.evaluate.bootstrap import Bootstrap, Estimate, Floats, Indices, estimate
 from nuwa.evaluate.seams import CHANGE_MARGIN, Seams, gradient_energy, jitter, pooled, seams
 from nuwa.hierarchy import NuwaError

@@ -20,7 +20,7 @@ from benchmarks.exact_gaussian import (
     ideal_pipeline,
     squared_exponential,
 )
-from benchmarks.gaussian_videos import EXPECTED, MeasureGaussianVideos, distance, main, processes
+from benchmarks.gaussian_videos import EXPECTED, MeasureGaussianVideos, distance, main, processes, verdict_lines
 from nuwa.generate.autoregressive import autoregressive, autoregressive_windows
 from nuwa.generate.executors import LocalExecutor
 from nuwa.generate.long_video import frame_plan, generate_latents
@@ -148,6 +148,15 @@ def test_figures_that_were_promised() -> None:
     """L = 16, N = 226: W2² per frame about 0.009 against about 0.21."""
     assert distance(processes()[0], 226, None, None) == pytest.approx(EXPECTED[None], abs=5e-4)
     assert distance(processes()[0], 226, 1, None) == pytest.approx(EXPECTED[1], abs=5e-3)
+
+
+def test_verdict_counts_what_it_finds() -> None:
+    found = [{None: 0.1, 0: 0.5, 1: 0.3}, {None: 0.0, 0: 0.5, 1: 1e-12}, {None: 0.2, 0: 0.5, 1: 0.1}]
+    first, best, one = verdict_lines(found)
+    assert "**reproduced** against every overlap" in first
+    assert "over 3 processes: nearer in 1, as near in 1, farther in 1" in best
+    assert "nearer in 1, as near in 1, farther in 1" in one
+    assert "**not reproduced**" in verdict_lines(found[::-1])[0]
 
 
 def test_section_has_tables_and_a_plot(
