@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,14 +85,14 @@ def run(job: ClipJob, on_progress: OnProgress) -> str:
     pipe = load_stunet(config.model, weights_sha256=job.stored.weights_sha256).to(device)
     sampler = ClipSampler(pipe, job.sampling)  # refuses what it cannot walk before there is a folder
     enlarger = None if job.ssr is None else job.ssr.load(device)
-    with held_folder(config.work_folder, config.output) as folder:
+    with _styled(job, pipe), held_folder(config.work_folder, config.output) as folder:
         if job.is_done():  # another process has made it since this one looked
             clean(config)
             return f"{config.output} is there already"
         keep = FinishedWindows(folder, identity(job.record))
         write_record(config.output, job.record)
         told = _Told(job, on_progress)
-        latents = _latents(job, pipe, sampler, keep, told)
+        latents = _latents(job, sampler, keep, told)
         known = KnownPixels(job.given.known, config.put_back)
         frames = told.counted(known.passed(sampler.frames(latents)))
         write_frames(config, frames, job.prompts, job.sampling.fps, enlarger, folder, job.record)
@@ -159,15 +159,17 @@ def _describe(
     }
 
 
-def _latents(
-    job: ClipJob, pipe: StunetPipeline, sampler: ClipSampler, keep: FinishedWindows, told: "_Told"
-) -> torch.Tensor:
+def _styled(job: ClipJob, pipe: StunetPipeline) -> AbstractContextManager[object]:
+    """The network of clips in the style that is asked for. NuwaError for a style of another architecture."""
+    style = job.style
+    return nullcontext() if style is None else styled(pipe.stunet, load_style(style), style.strength)
+
+
+def _latents(job: ClipJob, sampler: ClipSampler, keep: FinishedWindows, told: "_Told") -> torch.Tensor:
     """What the network makes of the clip (c t h w): that of an earlier start, or sampled now and kept."""
     if keep.windows([_CLIP]):
         return keep.read(_CLIP).latents
-    style = job.style
-    with nullcontext() if style is None else styled(pipe.stunet, load_style(style), style.strength):
-        latents = sampler.sample(job.prompts, job.given.known, told.step)
+    latents = sampler.sample(job.prompts, job.given.known, told.step)
     keep.write(_CLIP, WindowResult(latents, None))
     return latents
 
@@ -200,11 +202,7 @@ class _Told:
 
 
 def _summary(job: ClipJob, made: int, factor: int) -> str:
-    """What was made; where it was padded, one line says so."""
+    """What was made; where it was padded, the line says so."""
     frames, mode = job.num_frames, job.config.mode
-    padding = (
-        ""
-        if made == frames
-        else f"; the network made {made}, a multiple of {factor}, and {made - frames} are not shown"
-    )
+    padding = "" if made == frames else f"; the network made {made}, a multiple of {factor}; the rest is not shown"
     return f"{job.config.output}: {frames} frames by one pass, mode {mode}{padding}"
