@@ -74,7 +74,9 @@ def main(config: MeasureCondition) -> None:
         for episode in range(-(-count // 4))
         for window in held_out_windows(pipe, config.seed + episode, min(4, count - 4 * episode))
     ]
-    losses = {name or "nothing": denoising_losses(pipe, windows, name).mean(axis=0) for name in (*CONDITIONS, None)}
+    losses: dict[str, NDArray[np.float64]] = {
+        name or "nothing": denoising_losses(pipe, windows, name).mean(axis=0) for name in (*CONDITIONS, None)
+    }
     made = {name: generated(pipe, windows, name, steps, config.guidance) for name in CONDITIONS}
     truth = torch.stack([window.pixels for window in windows])
     lines = [

@@ -13,6 +13,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -174,7 +175,7 @@ def stories_of(config: MeasureDepth, length: int) -> Stories:
     """Train an arm and generate its stories, each kept when it is made."""
     folder = config.work / f"length-{length}"
     made = [
-        arms.remembered(folder / f"story-{number}.json", lambda number=number: generated_story(config, length, number))
+        arms.remembered(folder / f"story-{number}.json", partial(generated_story, config, length, number))
         for number in range(config.stories)
     ]
     return gathered(name_of(length), made)
