@@ -146,8 +146,8 @@ class _Watch(UserCallback):
             if (ours := _ours(error)) is not None:
                 raise ours
         self.lost += 1
-        rank, error = next(iter(worker_exceptions.items()))
-        line = f"warning: worker {rank} has failed ({_first_line(error)}); all go on from the newest checkpoint"
+        rank, error = min(worker_exceptions.items(), key=lambda each: not _is_loss(each[1]))
+        line = f"warning: worker {rank} has failed ({_reason(error)}); all go on from the newest checkpoint"
         self.lines.actor.put.remote(line, None)  # its own `put` would wait, and hold up the controller
 
 
@@ -239,12 +239,12 @@ def _explained(error: TrainingFailedError, config: TrainConfig) -> Exception:
             reason = f"no room for the workers, or they died, {STARTS} times ({_first_line(failure)})"
             return TrainError(f"{reason}; wait for other jobs, or give fewer --workers")
         return _ours(failure) or error
-    lost = [_first_line(failure) for failure in error.worker_failures.values() if _is_loss(failure)]
+    lost = [_reason(failure) for failure in error.worker_failures.values() if _is_loss(failure)]
     if not lost:
         return error
     return TrainError(
-        f"workers were lost {config.max_failures + 1} times, the last time by: {lost[0]}; often memory is short: give "
-        "a smaller --batch or more --accumulate. What is finished is kept, and the same command goes on"
+        f"a worker was lost ({lost[0]}), and max_failures is {config.max_failures}; often memory is short: give a "
+        "smaller --batch or more --accumulate. What is finished is kept, and the same command goes on"
     )
 
 
@@ -258,10 +258,19 @@ def _ours(error: BaseException) -> NuwaError | None:
 
 def _is_loss(error: Exception) -> bool:
     """True where a process or a connection was lost, and nothing in the program was wrong."""
-    reason = getattr(error, "health_check_failure", error)
-    if isinstance(reason, RayError):
-        return not isinstance(reason, RayTaskError)
-    return isinstance(reason, RuntimeError) and any(word in str(reason) for word in ("gloo", "NCCL", "Connection"))
+    cause = _cause(error)
+    if isinstance(cause, RayError):
+        return not isinstance(cause, RayTaskError)
+    return isinstance(cause, RuntimeError) and any(word in str(cause) for word in ("gloo", "NCCL", "Connection"))
+
+
+def _cause(error: Exception) -> Exception:
+    """Why Ray Train could not reach a worker, where that is what it says."""
+    return getattr(error, "health_check_failure", error)
+
+
+def _reason(error: Exception) -> str:
+    return _first_line(_cause(error))
 
 
 def _first_line(error: BaseException) -> str:

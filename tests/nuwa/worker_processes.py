@@ -2,6 +2,7 @@
 
 import dataclasses
 import multiprocessing
+import pickle
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
@@ -56,17 +57,17 @@ def _run(rank: int, workers: int, meeting: Path, job: Callable[[int], Any], answ
         distributed.init_process_group(
             "gloo", init_method=f"file://{meeting}", rank=rank, world_size=workers, timeout=timedelta(seconds=60)
         )
-        answers.send(job(rank))
+        answers.send_bytes(pickle.dumps(job(rank)))  # the pipe's own pickling leaves tensors with the process
     except BaseException as error:  # noqa: BLE001  # told to the test, which raises it
         traceback.print_exc()
-        answers.send(error)
+        answers.send_bytes(pickle.dumps(error))
 
 
 def _answer(receiving: Connection, fork: Any) -> Any:
     if not receiving.poll(PATIENCE_S):
         return TimeoutError(f"process {fork.pid} has not answered within {PATIENCE_S:g} s")
     try:
-        return receiving.recv()
+        return pickle.loads(receiving.recv_bytes())
     except EOFError:
         fork.join()
         return ChildProcessError(f"process {fork.pid} ended with {fork.exitcode}")
