@@ -138,7 +138,6 @@ _STAGES_WITH: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("ssr_scale", "ssr_noise"), ("ssr",)),
     "condition_dropout": ("mtd", *CLIP_STAGES),
     "latents": ("image", "mtd"),
-    "sample_every": ("image-vae", "image", "vae", "mtd"),
     **dict.fromkeys(("prompt_dropout", "captions", "min_snr_gamma"), _DENOISERS),
     **dict.fromkeys(("depth", "level_shares"), ("vae", "mtd")),
     "temporal_lr_factor": ("vae", "mtd", "ssr"),

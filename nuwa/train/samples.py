@@ -110,7 +110,7 @@ def story(pipe: "NuwaXLPipeline", runs: Sequence[Run], config: TrainConfig) -> S
     prompts = spread(prompts_of(runs, SCENES), (length - 1) * windows + 1)
     sampling = Sampling(
         steps=SAMPLER_STEPS,
-        guidance=_guidance(config),
+        guidance=guidance_of(config),
         seed=config.seed,
         fps=pipe.config.train_fps,
         condition=config.condition,
@@ -133,13 +133,13 @@ def pictures(
     device, count = tokens.device, len(tokens) - 1
     generators = [noise_generator(config.seed, "picture", 0, number) for number in range(count)]
     noise = torch.stack([torch.randn(shape, generator=each) for each in generators]).to(device)
-    predict = guided(denoiser, _guidance(config), tokens[0])
+    predict = guided(denoiser, guidance_of(config), tokens[0])
     sampler = Sampler(scheduler, "trained", SAMPLER_STEPS, device)
     nothing = torch.zeros_like(noise)
     return denoise(lambda zt, step: predict(zt, step, tokens[1:]).float(), sampler, noise, nothing, nothing, generators)
 
 
-def _guidance(config: TrainConfig) -> float:
+def guidance_of(config: TrainConfig) -> float:
     """None for a network that never learned the empty prompt."""
     return GUIDANCE if config.prompt_dropout > 0 else 1.0
 

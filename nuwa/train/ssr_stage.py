@@ -13,8 +13,10 @@ from nuwa.models.ssr import SuperResolutionUNet, augmented, enlarged
 from nuwa.nn.frames import fold, unfold
 from nuwa.train.clip_components import rebuilt_clip
 from nuwa.train.clip_latents import ClipLatents, clip_numbers
+from nuwa.train.clip_samples import enlarged_window
 from nuwa.train.config import TrainConfig, TrainError
 from nuwa.train.draws import generator
+from nuwa.train.samples import Shown, check_walk
 from nuwa.train.stages import Diffusion, Losses, video_of, windows_of
 
 
@@ -38,6 +40,7 @@ class SsrStage:
         self.module = _network(config, pipe).to(device).requires_grad_(True)
         self.latents = ClipLatents(pipe, config, device)
         self.diffusion = Diffusion(config, pipe, device)
+        check_walk(pipe.scheduler, config)
 
     def losses(self, samples: Sequence[WindowSample], draws: range) -> Losses:
         """Denoising loss, and that of the windows in each tenth of the noise."""
@@ -72,9 +75,21 @@ class SsrStage:
                 "pixels; give a divisor of both sides"
             )
 
+    @torch.no_grad()
+    def show(self) -> Shown:
+        """The first window beside what is made of its small version."""
+        sample = self.data[0]
+        tokens = self.diffusion.prompts.tokens(["", *sample.prompts]).to(self.device)
+        condition = self._condition(sample)[None].to(self.device)
+        pipe, video = self._pipeline_with(self.module), video_of([sample], self.device)
+        return enlarged_window(pipe, self.latents, video, condition, tokens, sample.fps, self.config)
+
     def pipeline(self) -> StunetPipeline:
         """The pipeline with this network."""
-        trained, config = copy.deepcopy(self.module), self.config
+        return self._pipeline_with(copy.deepcopy(self.module))
+
+    def _pipeline_with(self, trained: SuperResolutionUNet) -> StunetPipeline:
+        config = self.config
         return rebuilt_clip(self.pipe, ssr=trained, ssr_scale=config.ssr_scale, ssr_length=config.window_length)
 
 

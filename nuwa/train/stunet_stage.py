@@ -12,8 +12,10 @@ from nuwa.generate.stunet_pipeline import StunetPipeline
 from nuwa.models.stunet import SpaceTimeUNet
 from nuwa.train.clip_components import rebuilt_clip
 from nuwa.train.clip_latents import ClipLatents, clip_numbers
+from nuwa.train.clip_samples import clip
 from nuwa.train.config import TrainConfig
 from nuwa.train.known_regions import known_mask, masked, task_shares
+from nuwa.train.samples import Shown, check_walk
 from nuwa.train.stages import Diffusion, Losses, video_of, windows_of
 
 
@@ -37,6 +39,7 @@ class StunetStage:
         self.latents = ClipLatents(pipe, config, device)
         self.shares = task_shares(config)
         self.diffusion = Diffusion(config, pipe, device)
+        check_walk(pipe.scheduler, config)
 
     def losses(self, samples: Sequence[WindowSample], draws: range) -> Losses:
         """Denoising loss, and that of the clips in each tenth of the noise."""
@@ -66,7 +69,13 @@ class StunetStage:
             known = in_latents(known, self.latents.encode, self.latents.factor)
         return known.video, known.mask
 
+    def show(self) -> Shown:
+        """A clip of one prompt."""
+        return clip(self._pipeline_with(self.module).to(self.device), self.data.runs, self.config)
+
     def pipeline(self) -> StunetPipeline:
         """The pipeline with this network."""
-        trained = copy.deepcopy(self.module)
+        return self._pipeline_with(copy.deepcopy(self.module))
+
+    def _pipeline_with(self, trained: SpaceTimeUNet) -> StunetPipeline:
         return rebuilt_clip(self.pipe, stunet=trained, window_length=self.config.window_length)
