@@ -2,7 +2,7 @@
 
 What moves decides: to the side only is a walk, up and down only is a jump, both is a circle, and what stays but gets
 larger or smaller grows or shrinks. A hero that only stays either turns or stands: its frames are laid over drawings of
-its shape at every angle, and the angles that fit best either go round steadily or stay.
+every shape at every angle, and the angles that fit best either go round steadily or stay.
 
 Each limit lies half-way between the action and a hero that does nothing of the kind (`demo/world.py`).
 """
@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from demo.probe import Reading, turned_patches
+from demo import world
+from demo.probe import ANGLES, Reading
 
 Floats = NDArray[np.float64]
 
@@ -27,18 +28,14 @@ UPWARDS = 0.045
 """Of y: jumps 0.092, circles 0.156."""
 GROWTH = 0.5
 """Change of the logarithm of the radius over the scene: 1.0 when it grows."""
-ANGLES = 40
 TURNS_PER_FRAME = np.array([sign * rate for sign in (1, -1) for rate in np.arange(0.02, 0.105, 0.01)])
 """Rates to try; spins go 0.4 turns a second, 0.05 a frame at 8 fps."""
-TURNING_FITS = 0.9
-"""A hero turns when turning drawings differ from it by less than this share of what standing ones do."""
+UPRIGHT = (-1, 0, 1)
+"""Angles of the drawings that a hero that does not turn may have."""
 
 
-def read_action(readings: Sequence[Reading], native_height: int) -> str | None:
-    """The action of a scene from the readings of its frames; None where too few frames show a hero.
-
-    native_height: of the frames in px, before they were read
-    """
+def read_action(readings: Sequence[Reading]) -> str | None:
+    """The action of a scene from the readings of its frames; None where too few frames show a hero."""
     edge = int(EDGE_FRAC * len(readings))
     at = [number for number in range(edge, len(readings) - edge) if readings[number].area is not None]
     if len(at) < max(LEAST_FRAMES // 2, LEAST_SEEN_FRAC * (len(readings) - 2 * edge)):
@@ -55,7 +52,7 @@ def read_action(readings: Sequence[Reading], native_height: int) -> str | None:
         return "jumps"
     if x.std() > SIDEWAYS:
         return "walks right" if _change(np.array(at), x) > 0 else "walks left"
-    return "spins" if _turns(seen, at, native_height) else "stands still"
+    return "spins" if _turns(seen, at) else "stands still"
 
 
 def _smooth(values: Sequence[float]) -> Floats:
@@ -70,22 +67,31 @@ def _change(at: NDArray[np.int64], values: Floats) -> float:
     return slope * float(at[-1] - at[0])
 
 
-def _turns(seen: Sequence[Reading], at: Sequence[int], native_height: int) -> bool:
+def _turns(seen: Sequence[Reading], at: Sequence[int]) -> bool:
     """Whether drawings that turn steadily fit better than drawings at any one angle."""
-    shape = commonest([reading.shape for reading in seen])
-    assert shape is not None
-    drawn = turned_patches(shape, native_height, ANGLES)  # a T T
-    patches = np.stack([reading.patch for reading in seen if reading.patch is not None])  # t T T
-    misfit = np.square(patches[:, None] - drawn).mean(axis=(2, 3))  # t a
-    standing = misfit.mean(axis=0).min()
-    phases = np.arange(ANGLES) / ANGLES
-    turns = phases[:, None, None] + TURNS_PER_FRAME[:, None] * np.asarray(at, np.float64)  # phases rates t
-    angle = np.round(turns * ANGLES).astype(np.int64) % ANGLES
-    turning = misfit[np.arange(len(seen)), angle].mean(axis=2).min()
-    return bool(turning < TURNING_FITS * standing)
+    standing = _misfits(seen).mean(axis=0).min()
+    return bool(_turning(seen, at).min() < standing)
 
 
-def commonest(words: Sequence[str | None]) -> str | None:
-    """The word that occurs most often, None aside; of several the first. None where there is no word."""
-    known = [word for word in words if word is not None]
-    return max(dict.fromkeys(known), key=known.count, default=None)
+def _turning(seen: Sequence[Reading], at: Sequence[int]) -> Floats:
+    """Mean misfit of every shape as it turns, at the rate and from the angle that fit best, (shapes,)."""
+    turns = np.arange(ANGLES)[:, None, None] / ANGLES + TURNS_PER_FRAME[:, None] * np.asarray(at, np.float64)
+    angle = np.round(turns * ANGLES).astype(np.int64) % ANGLES  # angles rates t
+    misfits = _misfits(seen)[np.arange(len(seen)), :, angle]  # angles rates t shapes
+    return np.asarray(misfits.mean(axis=2).min(axis=(0, 1)), np.float64)
+
+
+def _misfits(seen: Sequence[Reading]) -> Floats:
+    """(t shapes angles)."""
+    return np.stack([reading.misfits for reading in seen if reading.misfits is not None]).astype(np.float64)
+
+
+def read_shape(readings: Sequence[Reading], action: str | None) -> str | None:
+    """The shape that fits all frames of a scene best, upright unless its action is to spin; None without a hero."""
+    at = [number for number, reading in enumerate(readings) if reading.misfits is not None]
+    if not at:
+        return None
+    seen = [readings[number] for number in at]
+    if action == "spins":
+        return world.SHAPES[int(_turning(seen, at).argmin())]
+    return world.SHAPES[int(_misfits(seen)[:, :, UPRIGHT].min(axis=2).mean(axis=0).argmin())]

@@ -76,12 +76,11 @@ class Told:
     scenes: list[world.Scene]
     readings: dict[str, list[probe.Reading]]
     reconstruction: stories.Reconstruction
-    height: int
 
     def read_video(self, kind: str, source: int) -> ReadVideo:
         """As the figures about scenes want it."""
         prompts = [scene.caption for scene in self.scenes]
-        return ReadVideo(scenes_of(self.readings[kind], prompts, self.height), tuple(prompts), source)
+        return ReadVideo(scenes_of(self.readings[kind], prompts), tuple(prompts), source)
 
 
 @dataclass(frozen=True)
@@ -168,7 +167,7 @@ def tell(pipe: "NuwaXLPipeline", scenes: list[world.Scene], video: stories.Video
     drawn = stories.draw_frames(scenes, pipe.config.height, pipe.config.width, pipe.config.train_fps)
     shown = dict(zip(KINDS, (video, stories.reconstruct(pipe, drawn), drawn), strict=True))
     readings = {kind: [probe.read_frame(frame) for frame in frames] for kind, frames in shown.items()}
-    return Told(scenes, readings, stories.measure_autoencoder(pipe, drawn), video.shape[1])
+    return Told(scenes, readings, stories.measure_autoencoder(pipe, drawn))
 
 
 def frame_scores(readings: Sequence[Sequence[probe.Reading]], told: Sequence[Told], measure: str) -> Scores:

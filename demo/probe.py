@@ -20,9 +20,13 @@ Outline = NDArray[np.uint8]
 
 PROBE_SIZE_PX = 128
 TEMPLATE_SIZE_PX = 32
-TEMPLATE_ANGLES = 24
+ANGLES = 36
+"""Angles of the drawings, from upright on, clockwise."""
+DRAWN_RADII = (0.11, 0.18, 0.25)
+"""Of the drawings, in frame heights: a small hero is blurred more."""
 MIN_CHROMA = 75
 MIN_HERO_FRAC = 0.008
+SOFT_PX = 3
 EYE_PX = 9
 """Of a frame `PROBE_SIZE_PX` high."""
 
@@ -32,7 +36,7 @@ class Reading:
     """What a frame shows; all but `place` are None where no hero was found.
 
     x, y: middle of the hero in frame heights; area: of its outline filled, in squared frame heights
-    patch: the hero's colourfulness, 0 (its eyes, and all around it) … 1, centred and scaled to unit area, (T T)
+    misfits: mean squared difference from drawings of every shape at every angle, (shapes angles)
     """
 
     place: str
@@ -41,28 +45,32 @@ class Reading:
     x: float | None = None
     y: float | None = None
     area: float | None = None
-    patch: Patch | None = field(default=None, compare=False, repr=False)
+    misfits: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
 
 def read_frame(image: Image) -> Reading:
     """Read one (height width 3) uint8 RGB frame of any size."""
     native_height = image.shape[0]
     image = _resize(image)
-    vivid = _chroma(image) >= MIN_CHROMA
+    chroma = _chroma(image)
+    vivid = chroma >= MIN_CHROMA
     place = _nearest_place(image, vivid)
     if vivid.mean() < MIN_HERO_FRAC:
         return Reading(place=place)
-    colour = _commonest_colour(image, vivid)
-    outline = _outline(vivid & (_colour_index(image) == world.COLOURS.index(colour)))
+    colours = _colour_index(image[vivid])
+    colour = int(np.bincount(colours).argmax())
+    vivid[vivid] = colours == colour
+    outline = _outline(vivid)
     ys, xs = np.nonzero(outline)
+    misfits = _misfits(_patch(chroma, outline), native_height)
     return Reading(
         place=place,
-        colour=colour,
-        shape=_nearest_shape(outline, native_height),
+        colour=world.COLOURS[colour],
+        shape=world.SHAPES[int(misfits.min(axis=1).argmin())],
         x=float(xs.mean() + 0.5) / PROBE_SIZE_PX,
         y=float(ys.mean() + 0.5) / PROBE_SIZE_PX,
-        area=float(outline.sum()) / PROBE_SIZE_PX**2,
-        patch=_patch(image, outline),
+        area=len(xs) / PROBE_SIZE_PX**2,
+        misfits=misfits,
     )
 
 
@@ -75,29 +83,25 @@ def _resize(image: Image) -> Image:
 
 def _chroma(image: Image) -> NDArray[np.int16]:
     """Brightest minus darkest channel → (h w)."""
-    return np.asarray(image.max(axis=2).astype(np.int16) - image.min(axis=2))
+    red, green, blue = image[..., 0], image[..., 1], image[..., 2]
+    brightest, darkest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+    return np.asarray(brightest.astype(np.int16) - darkest)
 
 
 @functools.cache
 def _palette_hues() -> NDArray[np.float32]:
-    palette = np.array([[drawing.COLOUR_RGB[colour] for colour in world.COLOURS]], np.uint8)
-    return np.asarray(_hue(palette)[0])
+    return _hue(np.array([drawing.COLOUR_RGB[colour] for colour in world.COLOURS], np.uint8))
 
 
-def _hue(image: Image) -> NDArray[np.float32]:
-    """Hue in degrees → (h w)."""
-    return np.asarray(cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)[..., 0])
+def _hue(pixels: Image) -> NDArray[np.float32]:
+    """Hue in degrees, (n 3) → (n,)."""
+    return np.asarray(cv2.cvtColor(pixels[None].astype(np.float32) / 255, cv2.COLOR_RGB2HSV)[0, :, 0])
 
 
-def _colour_index(image: Image) -> NDArray[np.int64]:
-    """Index of the palette colour nearest in hue, for every pixel → (h w)."""
-    distance = np.abs(_hue(image)[..., None] - _palette_hues())
+def _colour_index(pixels: Image) -> NDArray[np.int64]:
+    """Index of the palette colour nearest in hue, (n 3) → (n,)."""
+    distance = np.abs(_hue(pixels)[:, None] - _palette_hues())
     return np.asarray(np.minimum(distance, 360 - distance).argmin(axis=-1))
-
-
-def _commonest_colour(image: Image, vivid: Mask) -> str:
-    counts = np.bincount(_colour_index(image)[vivid], minlength=len(world.COLOURS))
-    return world.COLOURS[int(counts.argmax())]
 
 
 def _largest_blob(mask: Mask) -> Mask:
@@ -109,21 +113,24 @@ def _largest_blob(mask: Mask) -> Mask:
 
 def _nearest_place(image: Image, vivid: Mask) -> str:
     """The empty place with the smallest mean difference outside the hero and its outline."""
-    outside = ~cv2.dilate(vivid.astype(np.uint8), np.ones((17, 17), np.uint8)).astype(bool)
+    near = cv2.dilate(vivid.astype(np.uint8), np.ones((17, 17), np.uint8)) > 0
+    outside = ~near[::SOFT_PX, ::SOFT_PX]
     if not outside.any():
-        outside = ~vivid
-    soft = cv2.GaussianBlur(image, (0, 0), 3)
+        outside = ~vivid[::SOFT_PX, ::SOFT_PX]
     height, width = image.shape[:2]
-    errors = []
-    for place in world.PLACES:
-        empty = _soft_place(place, height, width)
-        errors.append(np.abs(soft.astype(np.int16) - empty)[outside].mean())
-    return world.PLACES[int(np.argmin(errors))]
+    shown = _soft(image)
+    errors = np.stack([np.abs(shown - _soft_place(place, height, width)).sum(axis=2) for place in world.PLACES])
+    return world.PLACES[int(errors[:, outside].sum(axis=1).argmin())]
+
+
+def _soft(image: Image) -> NDArray[np.int16]:
+    """Blurred, and every `SOFT_PX`-th pixel of it."""
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), SOFT_PX)[::SOFT_PX, ::SOFT_PX].astype(np.int16))
 
 
 @functools.cache
-def _soft_place(place: str, height: int, width: int) -> Image:
-    return np.asarray(cv2.GaussianBlur(drawing.background(place, height, width), (0, 0), 3), np.uint8)
+def _soft_place(place: str, height: int, width: int) -> NDArray[np.int16]:
+    return _soft(drawing.background(place, height, width))
 
 
 def _outline(mask: Mask) -> Outline:
@@ -149,43 +156,42 @@ def _centred(values: NDArray[np.generic], outline: Outline) -> Patch:
     return np.asarray(drawn, np.float32)
 
 
-def _patch(image: Image, outline: Outline) -> Patch:
-    """Colourfulness of the hero, see `Reading`; full where it is as vivid as its most vivid tenth."""
-    chroma = _chroma(image).astype(np.float32)
+def _patch(chroma: NDArray[np.int16], outline: Outline) -> Patch:
+    """The hero's colourfulness, 0 (eyes and all around) … 1 (its most vivid tenth), in the middle → (T T)."""
     full = max(float(np.quantile(chroma[outline > 0], 0.9)), 1.0)
-    return _centred(np.minimum(chroma / full, 1.0) * outline, outline)
+    return _centred(np.minimum(chroma.astype(np.float32) / full, 1.0) * outline, outline)
+
+
+def _misfits(patch: Patch, native_height: int) -> NDArray[np.float32]:
+    """Mean squared differences from the drawings at every angle, of the size that fits best → (shapes angles)."""
+    drawn, square = _drawings(native_height)
+    pixels = patch.ravel()
+    difference = (square - 2 * (drawn @ pixels) + pixels @ pixels) / len(pixels)  # (shapes sizes angles)
+    return np.asarray(difference.reshape(len(world.SHAPES), len(DRAWN_RADII), ANGLES).min(axis=1), np.float32)
 
 
 @functools.cache
-def _drawn_heroes(shape: str, native_height: int, angles: int) -> tuple[tuple[Image, Outline], ...]:
-    """A shape at `angles` angles as footage shows it `native_height` pixels high, each with its outline.
+def _drawings(native_height: int) -> tuple[Patch, NDArray[np.float32]]:
+    """Patches of every shape at every size and angle, `native_height` px high, and the sums of their squares.
 
-    Drawn large and shrunk like footage: drawn small, the eyes would come out otherwise.
+    (shapes sizes angles, T T) and (shapes sizes angles,)
     """
-    found, tall = [], max(PROBE_SIZE_PX, native_height)
-    for turn in np.linspace(0, 2 * np.pi, angles, endpoint=False):
-        canvas = np.full((tall, tall, 3), 160, np.uint8)
-        drawing.draw_hero(canvas, shape, world.COLOURS[0], 0.5, 0.5, world.HERO_RADIUS, float(turn))
-        image = _resize(np.asarray(cv2.resize(canvas, (native_height,) * 2, interpolation=cv2.INTER_AREA), np.uint8))
-        found.append((image, _outline(_chroma(image) >= MIN_CHROMA)))
-    return tuple(found)
+    angles = np.arange(ANGLES) * 2 * np.pi / ANGLES
+    drawn = [
+        _drawn_hero(shape, radius, float(angle), native_height).ravel()
+        for shape in world.SHAPES
+        for radius in DRAWN_RADII
+        for angle in angles
+    ]
+    patches = np.stack(drawn)
+    return patches, np.asarray(np.square(patches).sum(axis=1), np.float32)
 
 
-@functools.cache
-def turned_patches(shape: str, native_height: int, angles: int) -> Patch:
-    """`Reading.patch` of a shape at `angles` angles from upright on, clockwise → (angles T T)."""
-    return np.stack([_patch(image, outline) for image, outline in _drawn_heroes(shape, native_height, angles)])
-
-
-@functools.cache
-def _shape_templates(native_height: int) -> Patch:
-    """Every shape's filled outline at every angle → (shapes angles T T)."""
-    heroes = [_drawn_heroes(shape, native_height, TEMPLATE_ANGLES) for shape in world.SHAPES]
-    rows = [[_centred(outline, outline) for _, outline in of_shape] for of_shape in heroes]
-    return np.array(rows, np.float32)
-
-
-def _nearest_shape(outline: Outline, native_height: int) -> str:
-    templates = _shape_templates(native_height)
-    error = np.abs(templates - _centred(outline, outline)).mean(axis=(-1, -2)).min(axis=1)
-    return world.SHAPES[int(error.argmin())]
+def _drawn_hero(shape: str, radius: float, angle: float, native_height: int) -> Patch:
+    """Patch of a hero on grey, drawn large and shrunk like footage: drawn small, its eyes would come out otherwise."""
+    tall = max(PROBE_SIZE_PX, native_height)
+    canvas = np.full((tall, tall, 3), 160, np.uint8)
+    drawing.draw_hero(canvas, shape, world.COLOURS[0], 0.5, 0.5, radius, angle)
+    image = _resize(np.asarray(cv2.resize(canvas, (native_height,) * 2, interpolation=cv2.INTER_AREA), np.uint8))
+    chroma = _chroma(image)
+    return _patch(chroma, _outline(chroma >= MIN_CHROMA))

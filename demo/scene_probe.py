@@ -5,39 +5,46 @@ from collections.abc import Sequence
 import numpy as np
 
 from demo import world
-from demo.action import LEAST_FRAMES, commonest, read_action
+from demo.action import LEAST_FRAMES, read_action, read_shape
 from demo.probe import Image, Reading, read_frame
 from nuwa.evaluate.scene_probe import Scene, SceneProbe, stretches
 
 
 def read_scene(frames: Image) -> dict[str, str | float]:
-    """Place, colour, shape and action of one scene, (t h w 3) uint8 RGB; of the first three what most frames show.
+    """Place and colour that most frames show, shape and action of all frames together, (t h w 3) uint8 RGB.
 
     hero_seen: share of the frames that show a hero. What cannot be read is missing.
     """
-    return scene_of([read_frame(frame) for frame in frames], frames.shape[1])
+    return scene_of([read_frame(frame) for frame in frames])
 
 
-def scene_of(readings: Sequence[Reading], native_height: int) -> dict[str, str | float]:
-    """The same from the readings of the scene's frames, `native_height` px high."""
+def scene_of(readings: Sequence[Reading]) -> dict[str, str | float]:
+    """The same from the readings of the scene's frames."""
+    action = read_action(readings)
     words = {
-        "place": commonest([reading.place for reading in readings]),
-        "colour": commonest([reading.colour for reading in readings]),
-        "shape": commonest([reading.shape for reading in readings]),
-        "action": read_action(readings, native_height),
+        "place": _commonest([reading.place for reading in readings]),
+        "colour": _commonest([reading.colour for reading in readings]),
+        "shape": read_shape(readings, action),
+        "action": action,
     }
     hero_seen = float(np.mean([reading.colour is not None for reading in readings]))
     return {name: word for name, word in words.items() if word is not None} | {"hero_seen": hero_seen}
 
 
-def scenes_of(readings: Sequence[Reading], prompts: Sequence[str], native_height: int) -> tuple[Scene, ...]:
+def _commonest(words: Sequence[str | None]) -> str | None:
+    """The word that occurs most often, None aside; of several the first. None where there is no word."""
+    known = [word for word in words if word is not None]
+    return max(dict.fromkeys(known), key=known.count, default=None)
+
+
+def scenes_of(readings: Sequence[Reading], prompts: Sequence[str]) -> tuple[Scene, ...]:
     """What `read_scenes` gives by `TOON`, from readings of all frames of a video."""
     return tuple(
         Scene(
             numbers.start,
             len(numbers),
             prompts[numbers.start],
-            scene_of(readings[numbers.start : numbers.stop], native_height),
+            scene_of(readings[numbers.start : numbers.stop]),
         )
         for numbers in stretches(prompts)
         if len(numbers) >= LEAST_FRAMES

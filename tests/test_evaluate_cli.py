@@ -70,7 +70,7 @@ def run(words: list[str]) -> int:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return cli.run(evaluate.main, EvaluateConfig, words)
+        return cli.run(evaluate.main, evaluate.Evaluate, words)
     finally:
         torch.set_num_threads(threads)
 
