@@ -72,6 +72,8 @@ class EncodedWindows:
     def _what_differs(self, missing: Sequence[Piece]) -> str:
         length, first = self.spec.length, missing[0]
         lengths = {len(mask) for _, mask in self.stored.kinds()}
+        if not lengths:
+            return "hold no windows of this autoencoder"
         if length not in lengths:
             return f"hold windows of {_listed(lengths)} frames, not of {length}"
         strides = {stride for stride, mask in self.stored.kinds() if mask == known_all(length)}
@@ -80,7 +82,7 @@ class EncodedWindows:
         kind = "windows" if first.mask == known_all(length) else "conditions"
         hop = math.gcd(*self.stored.firsts(*first.key).tolist())
         if hop > self.spec.hop:
-            return f"hold {kind} at every {hop}th frame only, and hop is {self.spec.hop}"
+            return f"hold {kind} at multiples of {hop} frames only, and hop is {self.spec.hop}"
         count = sum(len(piece.firsts) for piece in missing)
         where = f"frame {first.firsts[0]} of {self._name(first)}, stride {first.stride}"
         return f"lack {count} {kind}, the first at {where}"

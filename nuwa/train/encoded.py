@@ -1,5 +1,6 @@
 """Training from latents that `pipelines.encode` made: found, checked, and read in place of footage."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 
 from diffusers import AutoencoderKL
@@ -48,12 +49,13 @@ def _open(
 
 def _command(config: TrainConfig) -> str:
     """What encodes all that this training reads."""
-    words = ["python -m pipelines.encode", config.stage, f"--dataset {config.dataset}", f"--model {config.init}"]
-    words.append(f"--output {config.latents}")
+    words = ["python", "-m", "pipelines.encode", config.stage, "--dataset", config.dataset, "--model", config.init]
+    words += ["--output", config.latents, "--hop", config.hop]
     if config.stage == "mtd":
-        words += [f"--length {config.window_length}", f"--depth {config.depth}", f"--levels {config.levels}"]
-        words += ["--condition latents"] if config.condition == "latents" else []
-    return " ".join([*words, f"--hop {config.hop}"])
+        words += ["--length", config.window_length, "--depth", config.depth, "--levels", config.levels]
+        words += ["--condition", config.condition]
+    words += [] if config.where is None else ["--where", config.where]
+    return shlex.join(map(str, words))
 
 
 def _check_masks(config: TrainConfig, runs: Sequence[Run]) -> None:

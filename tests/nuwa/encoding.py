@@ -1,0 +1,67 @@
+"""A tiny dataset, pipeline and folder of latents, and the settings that fit them."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+from nuwa.generate.pipeline_folder import save_pipeline
+from nuwa.train.config import TrainConfig
+from nuwa.train.config_checks import resolve
+from nuwa.train.encode_config import EncodeConfig
+from nuwa.train.encode_job import prepare, run
+from tests.nuwa.stack import build
+from tests.nuwa.tiny_dataset import write_dataset
+
+LENGTH = 4
+LENGTHS = [14, 11]
+"""Frames of the runs: 5 + 2 windows of 4 frames at stride 3, 11 + 8 at stride 1."""
+
+
+def encoded_world(folder: Path) -> Path:
+    """`ds`, a dataset, `tiny`, a random pipeline, and `latents` of both: windows of 4 frames, and single frames."""
+    write_dataset(folder / "ds", LENGTHS)
+    pipe = build()
+    pipe.vae.register_to_config(scaling_factor=0.7)
+    save_pipeline(pipe, folder / "tiny")
+    for stage in ("mtd", "image"):
+        run(prepare(asked(folder, folder / "latents", stage=stage)), ignore)
+    return folder
+
+
+def asked(world: Path, output: Path, **changes: object) -> EncodeConfig:
+    """Windows of 4 frames of `ds`, or single frames, encoded in this process."""
+    length = None if changes.get("stage") == "image" else LENGTH
+    config = EncodeConfig(
+        stage="mtd", dataset=world / "ds", model=world / "tiny", output=output, length=length, engine="local"
+    )
+    return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+
+
+def made(world: Path, output: Path, **changes: object) -> TrainConfig:
+    """A training of two steps on `ds`."""
+    small = TrainConfig(
+        stage="mtd",
+        dataset=world / "ds",
+        output=output,
+        init=world / "tiny",
+        length=None if changes.get("stage") == "image" else LENGTH,
+        steps=2,
+        batch=4,
+        warmup=2,
+        log_every=1,
+        threads=1,
+        engine="local",
+        precision="fp32",
+    )
+    return resolve(dataclasses.replace(small, **changes))  # type: ignore[arg-type]
+
+
+def ignore(_: object) -> None:
+    """No output."""
+
+
+def without_footage(world: Path, folder: Path) -> Path:
+    """The dataset without its run files."""
+    copied = Path(shutil.copytree(world / "ds", folder / "tables"))
+    shutil.rmtree(copied / "media")
+    return copied
