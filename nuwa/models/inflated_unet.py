@@ -82,6 +82,8 @@ class InflatedUNet(ModelMixin, ConfigMixin):
 
     image_config: dict[str, Any]
     conv_in: nn.Conv2d
+    down_blocks: nn.ModuleList
+    up_blocks: nn.ModuleList
     clip_embedding: ClipEmbedding
 
     def _take_over(

@@ -109,6 +109,7 @@ class MaskTemporalUNet(InflatedUNet):
             skips += block_skips
         hidden = self.mid_block(hidden, num_frames, embedding, prompts, mixes_frames)
         for block, control in zip(self.up_blocks, reversed(controls), strict=True):
+            assert isinstance(block, UpBlock), "made so"
             hidden = block(hidden, num_frames, embedding, prompts, control, [*skips], mixes_frames)
             del skips[-len(block.resnets) :]
         return self._output(hidden, num_frames)

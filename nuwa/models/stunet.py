@@ -134,6 +134,7 @@ class SpaceTimeUNet(InflatedUNet):
         finer = [counts[0], *counts[:-1]]
         coarse_first = zip(self.up_blocks, reversed(counts), reversed(prompts), reversed(finer), strict=True)
         for block, count, prompt, finer_count in coarse_first:
+            assert isinstance(block, UpBlock), "made so"
             hidden = block(hidden, count, embedding, prompt, [*skips], finer_count)
             del skips[-len(block.resnets) :]
         return self._output(hidden, num_frames)

@@ -35,12 +35,9 @@ def _size(config: TrainConfig) -> str:
     """The preset, or the one whose denoiser is about as wide as that of --init."""
     if config.init is None:
         return config.preset
-    if is_image_pipeline(config.init):
-        unet = _entries(config.init / "unet" / "config.json")
-    else:
-        parts = ("denoiser_global", "stunet")
-        unet = next((found for part in parts if (found := _entries(config.init / part / "config.json"))), {})
-        unet = unet.get("unet_config")
+    parts = ("unet", "denoiser_global", "stunet")
+    found = next((entries for part in parts if (entries := _entries(config.init / part / "config.json"))), {})
+    unet = found.get("unet_config", found)  # that of an inflated network lies inside its own
     widths = unet.get("block_out_channels") if isinstance(unet, dict) else None
     width = widths[0] if isinstance(widths, list) and widths and isinstance(widths[0], int) else 0
     return max((name for name, least in FIRST_WIDTHS.items() if width >= least), key=FIRST_WIDTHS.__getitem__)

@@ -67,6 +67,9 @@ class Stage(Protocol):
         `draws` number the random draws of the samples.
         """
 
+    def show(self) -> Shown:
+        """A sample by the module's present weights, in eval mode, without gradients."""
+
     def pipeline(self) -> FolderPipeline:
         """The complete pipeline with the module's present weights in their place."""
 
