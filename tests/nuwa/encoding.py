@@ -4,14 +4,21 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+import numpy as np
+
+from nuwa.data.encode_plan import ShardTask
+from nuwa.data.latents import LatentFolder
+from nuwa.data.shard_writer import Task
 from nuwa.generate.pipeline_folder import save_pipeline
 from nuwa.train.config import TrainConfig
 from nuwa.train.config_checks import resolve
 from nuwa.train.encode_config import EncodeConfig
-from nuwa.train.encode_job import prepare, run
+from nuwa.train.encode_job import EncodeJob, prepare, run
 from tests.nuwa.stack import build
 from tests.nuwa.tiny_dataset import write_dataset
 
+HALF = 2e-3
+"""A step of half precision at the size of these latents: what the order of sums may change."""
 LENGTH = 4
 LENGTHS = [14, 11]
 """Frames of the runs: 5 + 2 windows of 4 frames at stride 3, 11 + 8 at stride 1."""
@@ -65,3 +72,20 @@ def without_footage(world: Path, folder: Path) -> Path:
     copied = Path(shutil.copytree(world / "ds", folder / "tables"))
     shutil.rmtree(copied / "media")
     return copied
+
+
+def cut_small(job: EncodeJob) -> EncodeJob:
+    """The same job in more tasks: one for each piece."""
+    cut: list[Task] = [task for task in job.tasks if not isinstance(task, ShardTask)]
+    for task in job.tasks:
+        if isinstance(task, ShardTask):
+            cut += [dataclasses.replace(task, pieces=(piece,)) for piece in task.pieces]
+    return dataclasses.replace(job, tasks=tuple(cut))
+
+
+def same_latents(one: LatentFolder, other: LatentFolder) -> bool:
+    """Whether two folders hold the same windows, with the same latents but for rounding."""
+    keys = [(*key, first) for key in one._places for first in one.firsts(*key).tolist()]
+    assert one._places.keys() == other._places.keys()
+    pairs = [(one.read(s, first, stride, m), other.read(s, first, stride, m)) for s, stride, m, first in keys]
+    return all(a is not None and b is not None and np.allclose(a, b, atol=HALF) for a, b in pairs)

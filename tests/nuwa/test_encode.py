@@ -18,7 +18,7 @@ from nuwa.train.fingerprints import autoencoder_hash, prompt_encoder_hash
 from nuwa.train.loop import STAGE_TYPES, train
 from nuwa.train.mtd_stage import MtdStage
 from nuwa.train.stages import ImageStage
-from tests.nuwa.encoding import LENGTH, encoded_world, made, without_footage
+from tests.nuwa.encoding import HALF, LENGTH, encoded_world, made, without_footage
 
 CPU = torch.device("cpu")
 NO_OTHER_MASKS = {"first_frame_frac": 0.0, "prediction_frac": 0.0, "infilling_frac": 0.0}
@@ -27,8 +27,6 @@ WITHOUT_FOOTAGE: list[tuple[str, dict[str, object]]] = [
     ("mtd", {"condition": "latents"}),
     ("image", {}),
 ]
-HALF = 2e-3
-"""A step of half precision at the size of these latents: what the order of sums may change."""
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from nuwa.hierarchy import NuwaError
 from nuwa.train.encode_job import in_words, prepare, run
 from nuwa.train.loop import train
 from nuwa.train.mtd_stage import MtdStage
-from tests.nuwa.encoding import asked, encoded_world, ignore, made, without_footage
+from tests.nuwa.encoding import asked, cut_small, encoded_world, ignore, made, without_footage
 from tests.nuwa.tiny_dataset import write_dataset
 
 COMMAND = r"give the settings they were encoded with, or run python -m pipelines\.encode mtd --dataset \S+ --model"
@@ -203,11 +203,8 @@ def test_a_run_file_that_cannot_be_read_stops_no_other(world: Path, tmp_path: Pa
     broken = write_dataset(tmp_path / "ds", [14, 11])
     (broken / "media/runs/run-0.mp4").write_bytes(b"no video")
     job = prepare(asked(world, tmp_path / "latents", dataset=broken))
-    parts = [task for task in job.tasks if not hasattr(task, "pieces")]
-    for task in job.tasks:
-        parts += [dataclasses.replace(task, pieces=(piece,)) for piece in getattr(task, "pieces", ())]
     with pytest.raises(NuwaError, match=r"3 of 8 parts are not encoded; the first: run file \S+run-0\.mp4 cannot be"):
-        run(dataclasses.replace(job, tasks=tuple(parts)), ignore)
+        run(cut_small(job), ignore)
     assert prepare(asked(world, tmp_path / "latents", dataset=broken)).windows == 5 + 11 + 11
     (broken / "media/runs/run-0.mp4").unlink()
     with pytest.raises(NuwaError, match=r"2 of 2|run-0\.mp4 cannot be"):

@@ -1,6 +1,5 @@
 """Encoding as a job: it does what is missing, by content, whatever stopped it; and compares what is there."""
 
-import dataclasses
 import os
 import shutil
 import signal
@@ -18,16 +17,13 @@ from nuwa.data import shard_writer
 from nuwa.data.encode_plan import LatentSize, ShardTask, shard_tasks, window_starts
 from nuwa.data.latents import LatentFolder, Piece, folder_of, read_pieces, write_shard
 from nuwa.data.runs import Run, read_runs
-from nuwa.data.shard_writer import Task
 from nuwa.data.whole_files import LatentsError
 from nuwa.data.windows import WindowDataset
-from nuwa.train.encode_job import EncodeJob, prepare, run
+from nuwa.train.encode_job import prepare, run
 from nuwa.train.encode_verify import verify
 from nuwa.train.loop import train
-from tests.nuwa.encoding import asked, encoded_world, ignore, made
+from tests.nuwa.encoding import HALF, asked, cut_small, encoded_world, ignore, made, same_latents
 from tests.nuwa.tiny_dataset import write_dataset
-
-HALF = 2e-3
 
 
 @pytest.fixture(scope="module")
@@ -37,23 +33,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def times(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
-
-
-def cut_small(job: EncodeJob) -> EncodeJob:
-    """The same job in more tasks: one for each piece."""
-    cut: list[Task] = [task for task in job.tasks if not isinstance(task, ShardTask)]
-    for task in job.tasks:
-        if isinstance(task, ShardTask):
-            cut += [dataclasses.replace(task, pieces=(piece,)) for piece in task.pieces]
-    return dataclasses.replace(job, tasks=tuple(cut))
-
-
-def same_latents(one: LatentFolder, other: LatentFolder) -> bool:
-    """Whether two folders hold the same windows, with the same latents but for rounding."""
-    keys = [(*key, first) for key in one._places for first in one.firsts(*key).tolist()]
-    assert one._places.keys() == other._places.keys()
-    pairs = [(one.read(s, first, stride, m), other.read(s, first, stride, m)) for s, stride, m, first in keys]
-    return all(a is not None and b is not None and np.allclose(a, b, atol=HALF) for a, b in pairs)
 
 
 def test_the_same_command_again_does_nothing_and_starts_no_ray(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
