@@ -10,6 +10,7 @@ from nuwa.diffusion.objective import (
     add_noise,
     clean_and_noise,
     denoising_loss,
+    min_snr_weights,
     posterior_step,
     target,
 )
@@ -168,3 +169,38 @@ def test_unknown_prediction_type_is_refused() -> None:
     z0, eps, step = draw()
     with pytest.raises(NuwaError, match="'sample'"):
         target("sample", z0, eps, step, ABAR)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("gamma", [0.5, 5.0, 1e9])
+def test_min_snr_weighs_every_prediction_as_the_clean_latents_it_stands_for(kind: str, gamma: float) -> None:
+    """weight · |error of the prediction|² = min(SNR, γ) · |error of z_0|² (Hang et al. 2023, Sec. 3.4)."""
+    z0, eps, step = draw()
+    prediction = target(kind, z0, eps, step, ABAR) + 0.1 * torch.randn_like(z0)
+    clean, _ = clean_and_noise(prediction, add_noise(z0, eps, step, ABAR), step, ABAR, kind)
+    snr = (ABAR / (1 - ABAR))[step]
+    wanted = snr.clamp(max=gamma) * (clean - z0).square().flatten(1).mean(dim=1)
+    error = (prediction - target(kind, z0, eps, step, ABAR)).square().flatten(1).mean(dim=1)
+    assert torch.allclose(min_snr_weights(ABAR, step, gamma, kind).double() * error, wanted, rtol=1e-6)
+
+
+def test_min_snr_weights_in_numbers() -> None:
+    """SNR 9, 1 and 0 at γ = 5."""
+    abar, steps = torch.tensor([0.9, 0.5, 0.0]), torch.arange(3)
+    assert min_snr_weights(abar, steps, 5.0, "epsilon").tolist() == pytest.approx([5 / 9, 1.0, 1.0])
+    assert min_snr_weights(abar, steps, 5.0, "v_prediction").tolist() == pytest.approx([0.5, 0.5, 0.0])
+    with pytest.raises(NuwaError, match="'sample'"):
+        min_snr_weights(abar, steps, 5.0, "sample")
+
+
+def test_the_error_is_summed_in_fp32_whatever_the_network_computes_in() -> None:
+    """Errors of 1 + 2^-10: bf16, which knows 1 and 1 + 2^-7, would have their mean square at 1."""
+    z0 = torch.zeros(1, 1, 1, 64, 64, dtype=torch.bfloat16)
+    eps = z0 - 2.0**-10
+
+    def one(sample: torch.Tensor, *_: object) -> torch.Tensor:
+        return torch.ones_like(sample, dtype=torch.bfloat16)
+
+    loss = denoising_loss(one, z0, eps, torch.tensor([3]), torch.zeros(1, 1, 5), ABAR.float())
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx((1 + 2.0**-10) ** 2, rel=1e-5)

@@ -1,0 +1,171 @@
+"""What a step costs the device and how it is compiled: counted FLOPs, share of the peak, torch.compile."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch._dynamo.exc import BackendCompilerFailed
+from torch._inductor.exc import InvalidCxxCompiler
+from torch.utils.checkpoint import checkpoint
+
+from nuwa.generate.pipeline_folder import load_pipeline, save_pipeline
+from nuwa.train import loop, utilisation
+from nuwa.train.compiled import check_compiler, compile_parts
+from nuwa.train.config import TrainConfig, TrainError
+from nuwa.train.loop import train
+from nuwa.train.progress import Progress
+from nuwa.train.utilisation import StepFlops, Utilisation, peak_flop_s
+from tests.nuwa.stack import build
+from tests.nuwa.tiny_dataset import write_dataset
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`ds`, a dataset, and `tiny`, a random pipeline of windows of 4 frames."""
+    folder = tmp_path_factory.mktemp("world")
+    write_dataset(folder / "ds", [24])
+    pipe = build()
+    pipe.register_to_config(window_length=4)
+    save_pipeline(pipe, folder / "tiny")
+    return folder
+
+
+def made(world: Path, output: Path, compiled: bool = False, stage: str = "mtd") -> TrainConfig:
+    return TrainConfig(
+        stage=stage,
+        dataset=world / "ds",
+        output=output,
+        init=world / "tiny",
+        length=4,
+        steps=2,
+        batch=2,
+        warmup=1,
+        log_every=1,
+        threads=1,
+        engine="local",
+        precision="fp32",
+        compile=compiled,
+    )
+
+
+def trained(config: TrainConfig) -> list[Progress]:
+    seen: list[Progress] = []
+    train(config, seen.append)
+    return seen
+
+
+def weights_of(output: Path) -> dict[str, torch.Tensor]:
+    return load_file(output / "checkpoints/step-000002/weights.safetensors")
+
+
+def flops_of(network: nn.Module, given: torch.Tensor) -> int:
+    with StepFlops() as counter:
+        network(given).sum().backward()
+    return counter.total
+
+
+def test_a_matrix_costs_twice_its_multiplications_three_times_over() -> None:
+    """Forward, gradient of the weights, and for all but the first layer gradient of the input (PaLM, App. B)."""
+    network = nn.Sequential(nn.Linear(8, 16, bias=False), nn.Linear(16, 4, bias=False))
+    first, second = 2 * 5 * 8 * 16, 2 * 5 * 16 * 4
+    assert flops_of(network, torch.randn(5, 8)) == 2 * first + 3 * second
+
+
+def test_frozen_networks_and_what_is_computed_again_do_not_count() -> None:
+    frozen, learns = nn.Linear(8, 8, bias=False), nn.Sequential(nn.Linear(8, 8), nn.SiLU(), nn.Linear(8, 8))
+    plain = flops_of(learns, torch.randn(5, 8))
+
+    class Both(nn.Module):
+        def forward(self, given: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                hidden = frozen(given)
+            made: torch.Tensor = checkpoint(learns, hidden, use_reentrant=False)
+            return made
+
+    assert flops_of(Both(), torch.randn(5, 8)) == plain
+
+
+def test_the_peak_is_that_of_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards = {
+        "NVIDIA A100-SXM4-80GB": 312e12,
+        "NVIDIA A10": 125e12,
+        "NVIDIA A10G": 70e12,
+        "NVIDIA H100 80GB HBM3": 989e12,
+        "NVIDIA H100 PCIe": 756e12,
+        "NVIDIA L40S": 362e12,
+        "Tesla T4": 65e12,
+        "NVIDIA RTX A4000": None,
+    }
+    for name, peak in cards.items():
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _, name=name: name)
+        assert peak_flop_s(torch.device("cuda")) == peak, name
+    assert peak_flop_s(CPU) is None
+
+
+def test_a_training_tells_its_share_of_the_peak_and_counting_changes_no_bit(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = trained(made(world, tmp_path / "plain"))
+    monkeypatch.setattr(utilisation, "peak_flop_s", lambda device: 1e9)
+    counted: list[Utilisation] = []
+    monkeypatch.setattr(loop, "Utilisation", lambda device: counted.append(Utilisation(device)) or counted[-1])
+    told = trained(made(world, tmp_path / "counted"))
+    assert "mfu" not in silent[-1].scalars
+    (use,) = counted
+    for each in told:
+        assert each.scalars["mfu"] == pytest.approx(use.flops * each.scalars["steps_per_s"] / 1e9)
+    before, after = weights_of(tmp_path / "plain"), weights_of(tmp_path / "counted")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_what_cannot_be_compiled_is_one_line_before_anything_is_written(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: object) -> None:
+        raise BackendCompilerFailed(fails, InvalidCxxCompiler())
+
+    monkeypatch.setattr(torch, "compile", lambda function: fails)
+    with pytest.raises(
+        TrainError, match=r"^compile: .* for cpu here \(.*No working C\+\+ compiler.*--compile away$"
+    ) as caught:
+        trained(made(world, tmp_path / "run", compiled=True))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_without_a_compiler_torch_fails_in_that_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    torch.compiler.reset()
+    with pytest.raises(TrainError, match=r"No working C\+\+ compiler"):
+        check_compiler(CPU)
+    torch.compiler.reset()
+
+
+def test_compiled_parts_keep_their_names(world: Path) -> None:
+    pipe = load_pipeline(world / "tiny")
+    for module in (pipe.denoiser_global, pipe.vae, pipe.vae.image_vae()):
+        names = set(module.state_dict())
+        compile_parts(module)
+        assert set(module.state_dict()) == names
+    assert pipe.denoiser_global._compiled_call_impl is not None
+    assert pipe.vae.encoder._compiled_call_impl is not None
+    assert pipe.vae.decoder._compiled_call_impl is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["mtd", "vae"])
+def test_compiled_code_trains_as_written_code_does(world: Path, tmp_path: Path, stage: str) -> None:
+    """Slow: a C++ compiler runs for every kernel."""
+    check_compiler(CPU)
+    written = trained(made(world, tmp_path / "written", stage=stage))
+    compiled = trained(made(world, tmp_path / "compiled", stage=stage, compiled=True))
+    for one, other in zip(written, compiled, strict=True):
+        assert other.scalars["loss"] == pytest.approx(one.scalars["loss"], rel=1e-4)
+    before, after = weights_of(tmp_path / "written"), weights_of(tmp_path / "compiled")
+    assert before.keys() == after.keys()
+    load_pipeline(tmp_path / "compiled/model")
