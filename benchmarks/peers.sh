@@ -1,9 +1,9 @@
 #!/bin/sh
-# The peers of benchmarks/curation.py, each in an environment of its own, with what the measured operators import.
+# The peers of benchmarks/curation.py and benchmarks/lumiere.py, each in an environment of its own, with what the measured operators import.
 #
 #   benchmarks/peers.sh [FOLDER]        default: $XDG_CACHE_HOME/nuwa-bench/peers (~/.cache/nuwa-bench/peers)
 #
-# PYTHON names the interpreter (3.10 … 3.12; both were measured with 3.11). Environments that are there are kept.
+# PYTHON names the interpreter (3.10 … 3.12; all were measured with 3.11; for lumiere-pytorch the one that measures). Environments that are there are kept.
 set -eu
 FOLDER=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/nuwa-bench/peers}
 PYTHON=${PYTHON:-python3}
@@ -26,5 +26,10 @@ make_env data_juicer
 make_env video2dataset
 "$FOLDER/video2dataset/bin/python" $PIP --no-deps video2dataset==1.3.0 scenedetect==0.6.2
 "$FOLDER/video2dataset/bin/python" $PIP "numpy<2" "opencv-python-headless<4.12" click platformdirs tqdm "setuptools<81"
+
+# lumiere-pytorch: without its requirements, into a folder of its own that stands before this project's packages on
+# PYTHONPATH; torch and einops are those of the measuring interpreter, so both networks run on one version.
+"$PYTHON" $PIP --no-deps --upgrade --target "$FOLDER/lumiere" lumiere-pytorch==0.0.24 x-transformers==1.30.4 \
+  beartype==0.18.5 optree==0.13.1
 
 echo "$FOLDER"

@@ -117,7 +117,7 @@ class Enlarger:
         """
         pipe = self.pipe
         tokens = torch.stack([self._encode(prompt) for prompt in prompts])[None]  # 1 t n d
-        video = self._large(small)
+        video = self.large(small)
         made = upsample_video(
             pipe.ssr,
             pipe.scheduler,
@@ -130,7 +130,7 @@ class Enlarger:
         )[0].cpu()  # c t H W
         return made if pipe.vae is not None else made.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
-    def _large(self, small: Sequence[np.ndarray]) -> torch.Tensor:
+    def large(self, small: Sequence[np.ndarray]) -> torch.Tensor:
         """Enlarged frames (1 c t H W), encoded where the pipeline has an autoencoder."""
         frames = rearrange(torch.from_numpy(np.stack(small)), "t h w c -> 1 c t h w").float() / 127.5 - 1.0
         height, width = (side * self.enlarging.scale for side in frames.shape[-2:])
