@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from nuwa.generate.pipeline import NuwaXLPipeline
 
 Floats = NDArray[np.float64]
-GRAIN = 1e-6
-"""Variance of white noise that every smooth process has, so that no frame follows exactly from its neighbours."""
+GRAIN = 1e-4
+"""Variance of white noise that every smooth process has: a hundredth of its contrast, like grain in film. It says how
+exactly a few frames tell those that follow, so what autoregression loses with large overlaps depends on it."""
 
 
 @dataclass(frozen=True)

@@ -197,19 +197,20 @@ def process_lines(config: MeasureGaussianVideos) -> list[str]:
         "",
         *table(head, rows),
         "",
-        *verdict_lines(list(found.values())),
+        *verdict_lines(list(found.values()), frames),
     ]
 
 
-def verdict_lines(found: Sequence[Mapping[Method, float]]) -> list[str]:
+def verdict_lines(found: Sequence[Mapping[Method, float]], frames: int) -> list[str]:
     """What the tables say of the paper's claim; `found`: distances by method for every process, the first one first."""
     against_one = [standing(row, [1]) for row in found if 1 in row]
     against_all = [standing(row, [method for method in row if method is not None]) for row in found]
     lines = [
-        "- The paper's order, diffusion over diffusion nearer to the truth than autoregression, for the first process: "
-        f"**{'reproduced' if against_all[0] == 'nearer' else 'not reproduced'}** against every overlap. The process "
-        "was chosen to give the figures that were expected (0.009, and 0.21 with o = 1): two thirds of the variance "
-        "stay about as long as the video, like a place or a hero, one third moves within a window.",
+        "- The paper's order, diffusion over diffusion nearer to the truth than autoregression, for the first process "
+        f"at {frames} frames: **{'reproduced' if against_all[0] == 'nearer' else 'not reproduced'}** against every "
+        "overlap. The process was chosen to give the figures that were expected (0.009, and 0.21 with o = 1): two "
+        "thirds of the variance stay about as long as the video, like a place or a hero, one third moves within a "
+        "window.",
         f"- Against the best overlap, over {len(found)} processes: {counted(against_all)}. Where a few frames tell all "
         "there is to know of the future, smooth motion that is soon forgotten or a Markov chain, autoregression with "
         "enough overlap loses less than windows that meet at a single frame: the order is **not** a law.",
@@ -261,11 +262,11 @@ def plot(config: MeasureGaussianVideos, process: "Process", found: Mapping[tuple
             x_label="frames after it",
             y_label="covariance",
             lines=[
-                Line("truth", far.tolist(), truth),
                 *(
                     Line(name_of(method), far.tolist(), (made[far] @ made[0]).tolist())
                     for method, made in by_method.items()
                 ),
+                Line("truth", far.tolist(), truth),
             ],
         ),
     ]

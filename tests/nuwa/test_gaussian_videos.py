@@ -152,11 +152,11 @@ def test_figures_that_were_promised() -> None:
 
 def test_verdict_counts_what_it_finds() -> None:
     found = [{None: 0.1, 0: 0.5, 1: 0.3}, {None: 0.0, 0: 0.5, 1: 1e-12}, {None: 0.2, 0: 0.5, 1: 0.1}]
-    first, best, one = verdict_lines(found)
+    first, best, one = verdict_lines(found, 226)
     assert "**reproduced** against every overlap" in first
     assert "over 3 processes: nearer in 1, as near in 1, farther in 1" in best
     assert "nearer in 1, as near in 1, farther in 1" in one
-    assert "**not reproduced**" in verdict_lines(found[::-1])[0]
+    assert "**not reproduced**" in verdict_lines(found[::-1], 226)[0]
 
 
 def test_section_has_tables_and_a_plot(
