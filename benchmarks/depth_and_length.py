@@ -41,6 +41,14 @@ GAUSSIAN = ((16, 1), (8, 1), (16, 2), (32, 2), (16, 3), (8, 3), (8, 4), (6, 4), 
 GAUSSIAN_FRAMES = (16, 226, 1024)
 """Of the paper's columns 16, 256 and 1024; at 226 frames two levels of 16 frames are a whole tree."""
 
+PAPER = (
+    ((16, 2), (16, 1), 226, "B-FVD-16 537 and 697 at 256 frames"),
+    ((16, 3), (16, 1), 1024, "573 and 719 at 1024 frames"),
+    ((16, 3), (16, 2), 226, "542 and 537 at 256 frames, that is no better"),
+    ((16, 2), (8, 3), 226, "542 and 674 at 256 frames, both at depth 3"),
+)
+"""Pairs that the paper compares, better one first, or both alike: (L, depth), the same, frames here, what it says."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureDepth:
@@ -160,7 +168,23 @@ def gaussian_lines(found: dict[tuple[int, int, int], float]) -> list[str]:
         "– where the depth does not reach.",
         "",
         *table(["frames", *map(str, lengths)], rows),
+        "",
+        *gaussian_verdicts(found),
     ]
+
+
+def gaussian_verdicts(found: dict[tuple[int, int, int], float]) -> list[str]:
+    """The paper's comparisons in closed form, without intervals: nothing is drawn."""
+    lines = []
+    for better, worse, frames, paper in PAPER:
+        if (*better, frames) in found and (*worse, frames) in found:
+            first, second = found[*better, frames], found[*worse, frames]
+            word = "alike" if abs(first - second) < 0.01 * second else "nearer" if first < second else "**farther**"
+            lines.append(
+                f"- {name_of(*better)} beside {name_of(*worse)} at {frames} frames: {first:.4f} and {second:.4f}, "
+                f"{word} to the truth. Paper: {paper}."
+            )
+    return lines
 
 
 @dataclass(frozen=True)

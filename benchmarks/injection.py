@@ -266,10 +266,10 @@ def plot(config: MeasureInjection, found: dict[str, dict[int, Values]], sources:
             lines=[arms.curve(arm, by_step, sources) for arm in ARMS],
         ),
         Panel(
-            title="Generated frames between true ends",
-            x_label="optimiser steps",
+            title=f"Generated frames between true ends, after {config.steps} steps",
+            x_label=", ".join(f"{number} {arm}" for number, arm in enumerate(ARMS, 1)),
             y_label="PSNR, dB",
-            lines=[arms.curve(arm, {config.steps + 2 * n: last}, sources) for n, arm in enumerate(ARMS)],
+            lines=[arms.curve(arm, {number: last}, sources) for number, arm in enumerate(ARMS, 1)],
         ),
     ]
     return write_plot("injection", "Loss and PSNR of the three ways of injection", panels, config.results)

@@ -125,6 +125,12 @@ def test_closed_form_knows_which_depth_reaches() -> None:
     assert depth_and_length.windows_of(16, 1, 226) == (15, 15)
 
 
+def test_closed_form_is_set_beside_what_the_paper_found() -> None:
+    found = {(16, 2, 226): 0.1, (16, 1, 226): 0.3, (16, 3, 226): 0.1, (8, 3, 226): 0.05}
+    lines = depth_and_length.gaussian_verdicts(found)
+    assert [word in line for word, line in zip(("nearer", "alike", "**farther**"), lines, strict=True)] == [True] * 3
+
+
 @pytest.mark.parametrize(
     ("kind", "wrong"),
     [
