@@ -16,7 +16,7 @@ class EncodeConfig:
     dataset: Path
     """Dataset folder written by pipelines.curate."""
     model: Path
-    """Pipeline folder whose autoencoder and text encoder encode: the --init of the training."""
+    """Folder whose autoencoder and text encoder encode: what will be the --init of the training."""
     output: Path
     """Folder of latents, on a cluster one that all nodes share; what others have left there stays and is used."""
     length: int | None = None

@@ -1,9 +1,9 @@
 """One job of encoding: what is missing, how large it is, and doing it."""
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,9 +27,8 @@ from nuwa.data.whole_files import LatentsError, remove_drafts
 from nuwa.data.windows import WindowDataset
 from nuwa.generate.held_folder import held_folder
 from nuwa.generate.pipeline import NuwaXLPipeline
-from nuwa.generate.pipeline_folder import load_pipeline
 from nuwa.train.encode_config import EncodeConfig, check_config
-from nuwa.train.encoders import LoadEncoder, PipelineEncoder
+from nuwa.train.encoders import LoadEncoder, PipelineEncoder, pipeline_of
 
 PROMPTS_IN_FILE = 1024
 SPARE_BYTES = 2**24
@@ -66,8 +65,8 @@ class EncodeJob:
 def prepare(config: EncodeConfig) -> EncodeJob:
     """Look at dataset, pipeline and folder; nothing is written. Raises NuwaError for what cannot be encoded."""
     check_config(config)
-    runs = read_runs(config.dataset, config.where)
-    pipe = load_pipeline(config.model)
+    runs = [replace(run, path=run.path.absolute()) for run in read_runs(config.dataset, config.where)]
+    pipe = pipeline_of(config.model, config.stage, runs[0])
     spec = _spec(config, pipe)
     _check_long_enough(runs, spec)
     hashes = RunHashes(config.output).hashed(runs)
@@ -97,7 +96,8 @@ def prepare(config: EncodeConfig) -> EncodeJob:
         damaged=tuple(damaged),
         load=LoadEncoder(
             config.model.absolute(),
-            config.single_frames,
+            config.stage,
+            runs[0],
             config.device,
             config.frames_at_once,
             (encoder.vae_hash, encoder.prompt_hash),
@@ -129,7 +129,7 @@ def run(job: EncodeJob, on_done: Callable[[Written], None]) -> None:
         raise LatentsError(f"{len(problems)} of {len(job.tasks)} parts are not encoded; the first: {problems[0]}")
 
 
-def _do(job: EncodeJob) -> Iterator[Written]:
+def _do(job: EncodeJob) -> Generator[Written, None, None]:
     """What became of each task, as they finish."""
     config = job.config
     if not job.tasks:  # no Ray for nothing

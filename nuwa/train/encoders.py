@@ -9,11 +9,12 @@ import torch
 
 from nuwa.data.latents import Half
 from nuwa.data.prompt_tokens import Tokens
-from nuwa.data.runs import Frames
+from nuwa.data.runs import Frames, Run
 from nuwa.data.whole_files import LatentsError
 from nuwa.generate.pipeline import NuwaXLPipeline, pick_device
-from nuwa.generate.pipeline_folder import load_pipeline
 from nuwa.models.vae import LatentGaussian
+from nuwa.train.components import starting_pipeline
+from nuwa.train.config import TrainConfig
 from nuwa.train.fingerprints import autoencoder_hash, prompt_encoder_hash
 from nuwa.train.memory import PromptMemory
 from nuwa.train.stages import pixels_of
@@ -31,6 +32,7 @@ class PipelineEncoder:
         self.vae_hash, self.prompt_hash = autoencoder_hash(vae), prompt_encoder_hash(pipe)
         self.vae = vae.to(device).eval().requires_grad_(False)
         self.single_frames, self.scale = single_frames, float(pipe.vae.config.scaling_factor)
+        pipe.text_encoder.to(device)
         self.prompts = PromptMemory(pipe)
 
     def windows_at_once(self, length: int) -> int:
@@ -58,12 +60,18 @@ class PipelineEncoder:
         return self.prompts.tokens(prompts).float().numpy()
 
 
+def pipeline_of(model: Path, stage: str, run: Run) -> NuwaXLPipeline:
+    """What a training of `stage` starts from with `--init` of `model`, for runs like `run`; NuwaError as it does."""
+    return starting_pipeline(TrainConfig(stage=stage, dataset=Path(), output=Path(), init=model), run)
+
+
 @dataclass(frozen=True)
 class LoadEncoder:
-    """Loads the encoder of a pipeline folder, in whatever process; it must be the one of the hashes, as planned."""
+    """Loads the encoder of a folder, in whatever process; it must be the one of the hashes, as planned."""
 
     model: Path
-    single_frames: bool
+    stage: str
+    run: Run
     device: str
     frames_at_once: int
     hashes: tuple[str, str]
@@ -71,9 +79,9 @@ class LoadEncoder:
     def __call__(self) -> PipelineEncoder:
         """The encoder. Raises LatentsError when the folder holds another one by now, and NuwaError as loading does."""
         device = torch.device(pick_device(self.device))
-        pipe = load_pipeline(self.model)
+        pipe = pipeline_of(self.model, self.stage, self.run)
         encoder = PipelineEncoder(
-            pipe, single_frames=self.single_frames, device=device, frames_at_once=self.frames_at_once
+            pipe, single_frames=self.stage == "image", device=device, frames_at_once=self.frames_at_once
         )
         if (encoder.vae_hash, encoder.prompt_hash) != self.hashes:
             raise LatentsError(
