@@ -67,34 +67,14 @@ def _write(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _as_it_is(stage: "Stage") -> None:
-    pass
-
-
-def train_to(config: "TrainConfig", step: int, prepare: "Callable[[Stage], None]" = _as_it_is) -> Path:
+def train_to(config: "TrainConfig", step: int, prepare: "Callable[[Stage], None] | None" = None) -> Path:
     """Train until `step` steps are done, going on where the run folder stands; the folder of the model.
 
     prepare: changes the stage before its optimiser is made: what trains, what it remembers
     """
-    import torch
+    from nuwa.train.loop import train
 
-    from nuwa.data.runs import read_runs
-    from nuwa.generate.pipeline_folder import load_pipeline
-    from nuwa.train.config_checks import resolve
-    from nuwa.train.loop import STAGE_TYPES, Trainer
-    from nuwa.train.run_folder import check_output, remove_drafts, write_config
-
-    config = resolve(config)
-    assert config.init is not None, "arms start from a pipeline folder"
-    check_output(config)
-    remove_drafts(config.output)
-    torch.manual_seed(config.seed)
-    stage = STAGE_TYPES[config.stage](
-        config, load_pipeline(config.init), read_runs(config.dataset), torch.device("cpu")
-    )
-    prepare(stage)
-    write_config(config)
-    Trainer(config, stage).run(_report, step)
+    train(config, _report, until=step, prepare=prepare)
     return config.output / "model"
 
 

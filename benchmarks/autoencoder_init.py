@@ -129,7 +129,7 @@ def measured(config: MeasureInit, arm: str, windows: Windows) -> dict[int, Value
 
         def make(step: int = step) -> Values:
             training = training_of(config, arm)
-            return reconstructed(arms.train_to(training, step, _without_time if arm == "none" else _all), windows)
+            return reconstructed(arms.train_to(training, step, _without_time if arm == "none" else None), windows)
 
         found[step] = arms.remembered(folder / f"measured-{step}.json", make)
     return found
@@ -190,10 +190,6 @@ def training_of(config: MeasureInit, arm: str) -> "TrainConfig":
         seed=config.seed,
         engine="local",
     )
-
-
-def _all(stage: "Stage") -> None:
-    pass
 
 
 def _without_time(stage: "Stage") -> None:

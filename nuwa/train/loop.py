@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 import torch
@@ -62,12 +62,19 @@ CLIP_STAGE_TYPES: dict[str, type[StunetStage] | type[SsrStage]] = {"stunet": Stu
 
 
 def train(
-    config: TrainConfig, report: Report | None = None, *, rank: int = 0, world: int = 1, until: int | None = None
+    config: TrainConfig,
+    report: Report | None = None,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    until: int | None = None,
+    prepare: Callable[[Stage], None] | None = None,
 ) -> None:
     """Run one stage to its end, or go on where an earlier run of the same command stopped.
 
     `rank` of `world` processes share each step when torch.distributed is initialised. `until` stops after that
-    step, as if interrupted. Raises TrainError, DataError or NuwaError when the user must change something.
+    step, as if interrupted. `prepare` changes the stage before its optimiser is made, for instance which weights
+    train. Raises TrainError, DataError or NuwaError when the user must change something.
     """
     config = resolve(config)
     if rank == 0:  # the others might see what this one is just writing
@@ -80,6 +87,8 @@ def train(
     if config.compile:
         check_compiler(device)
     stage = _stage(config, runs, device)
+    if prepare is not None:
+        prepare(stage)
     with ExitStack() as held:
         if rank == 0:
             write_config(config)
