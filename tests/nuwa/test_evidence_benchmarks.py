@@ -9,6 +9,7 @@ import torch
 from benchmarks import arms, autoencoder_init, depth_and_length, injection
 from benchmarks.autoencoder_init import MeasureInit
 from benchmarks.depth_and_length import MeasureDepth
+from benchmarks.depth_closed_form import closed_form, gaussian_verdicts, windows_of
 from benchmarks.injection import MeasureInjection
 from nuwa.generate.pipeline_folder import load_pipeline, save_pipeline
 from nuwa.hierarchy import NuwaError
@@ -117,17 +118,17 @@ def test_depths_see_as_many_frames_and_a_finished_one_is_read_back(
 
 
 def test_closed_form_knows_which_depth_reaches() -> None:
-    found = depth_and_length.closed_form([(5, 1), (5, 2), (5, 3)], [5, 20])
+    found = closed_form([(5, 1), (5, 2), (5, 3)], [5, 20])
     assert set(found) == {(5, 1, 5), (5, 1, 20), (5, 2, 5), (5, 3, 5), (5, 3, 20)}
     assert found[5, 1, 5] == pytest.approx(0.0, abs=1e-10)
     assert found[5, 3, 20] < found[5, 1, 20]
-    assert depth_and_length.windows_of(16, 2, 226) == (2, 16)
-    assert depth_and_length.windows_of(16, 1, 226) == (15, 15)
+    assert windows_of(16, 2, 226) == (2, 16)
+    assert windows_of(16, 1, 226) == (15, 15)
 
 
 def test_closed_form_is_set_beside_what_the_paper_found() -> None:
     found = {(16, 2, 226): 0.1, (16, 1, 226): 0.3, (16, 3, 226): 0.1, (8, 3, 226): 0.05}
-    lines = depth_and_length.gaussian_verdicts(found)
+    lines = gaussian_verdicts(found)
     assert [word in line for word, line in zip(("nearer", "alike", "**farther**"), lines, strict=True)] == [True] * 3
 
 
