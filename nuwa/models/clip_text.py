@@ -46,7 +46,7 @@ def prompt_encoder_from_clip(config: CLIPTextConfig, state: Mapping[str, torch.T
 
 
 def _renamed(state: dict[str, torch.Tensor], layers: int) -> dict[str, torch.Tensor]:
-    """Weights of a `CLIPTextModel` under the names that open_clip has for them; what is left over keeps its own."""
+    """Weights of a `CLIPTextModel` under the names that open_clip has for them. NuwaError where some are left over."""
     left = {name: weight for name, weight in state.items() if name not in UNUSED}
     renamed = {
         "token_embedding.weight": left.pop("embeddings.token_embedding.weight"),
@@ -67,4 +67,8 @@ def _renamed(state: dict[str, torch.Tensor], layers: int) -> dict[str, torch.Ten
             renamed |= {f"{ours}.{new}.{kind}": left.pop(f"{theirs}.{old}.{kind}") for new, old in parts.items()}
             projections = [left.pop(f"{theirs}.self_attn.{name}_proj.{kind}") for name in "qkv"]
             renamed[f"{ours}.attn.in_proj_{kind}"] = torch.cat(projections)
-    return renamed | left
+    if left:
+        raise NuwaError(
+            f"weights and configuration disagree ({min(left)} is not of its {layers} layers); copy both again"
+        )
+    return renamed

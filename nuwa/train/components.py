@@ -47,7 +47,7 @@ PRESETS = {
     "base": Sizes(
         vae_channels=(64, 128, 256),
         vae_layers=2,
-        unet_channels=(192, 384, 768),
+        unet_channels=(256, 512, 768),
         attention=(True, True, True),
         unet_layers=2,
         heads=8,
@@ -63,7 +63,7 @@ PRESETS = {
         norm_groups=32,
     ),
 }
-"""toy: 32 px on a CPU. base: a denoiser of about 300 million weights, for one GPU. large: Stable Diffusion 1.5's."""
+"""toy: 32 px on a CPU. base: a denoiser of about 310 million weights, for one GPU. large: Stable Diffusion 1.5's."""
 LATENT_CHANNELS = 4
 
 

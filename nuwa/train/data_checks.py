@@ -17,9 +17,10 @@ def trained_levels(config: TrainConfig) -> list[int]:
 
 
 def check_data(config: TrainConfig) -> None:
-    """Raise TrainError for shares that do not fit the levels, and for images where none can be."""
+    """Raise TrainError for levels that there are not, shares that do not fit them, and images where none can be."""
+    levels = trained_levels(config)
     if config.level_shares is not None:
-        _check_shares(config, config.level_shares)
+        _check_shares(config.level_shares, levels)
     if config.image_frac == 1:
         raise TrainError("image_frac is 1, which leaves no windows; give less, or train the stage image")
     if config.image_frac > 0 and config.latents is not None:
@@ -28,8 +29,8 @@ def check_data(config: TrainConfig) -> None:
         )
 
 
-def _check_shares(config: TrainConfig, shares: tuple[float, ...]) -> None:
-    levels, given = trained_levels(config), " ".join(f"{share:g}" for share in shares)
+def _check_shares(shares: tuple[float, ...], levels: list[int]) -> None:
+    given = " ".join(f"{share:g}" for share in shares)
     if len(shares) != len(levels):
         named = ", ".join(map(str, levels))
         raise TrainError(f"level_shares is {given}; give one number for each of the levels that are trained, {named}")

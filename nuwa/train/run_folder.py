@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -107,8 +108,10 @@ def remove_drafts(output: Path) -> None:
 
 
 def as_json(config: TrainConfig) -> dict[str, object]:
-    """The config with paths as text."""
-    return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()}
+    """The config as JSON has it: paths as text, tuples as lists."""
+    settings = dataclasses.asdict(config)
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in plain.items()}
 
 
 def _check_same(config: TrainConfig, path: Path) -> None:
@@ -151,4 +154,6 @@ def _option(name: str, value: object) -> str:
     if name == "stage":
         return str(value)
     option = f"--{name.replace('_', '-')}"
-    return f"no {option}" if value is None else f"{option} {value}"
+    if value is None:
+        return f"no {option}"
+    return f"{option} {' '.join(shlex.quote(str(each)) for each in (value if isinstance(value, list) else [value]))}"

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from nuwa.data.runs import DataError, FrameStore, read_runs
+from nuwa.data.images import ImageRows
+from nuwa.data.pattern import level_pattern
+from nuwa.data.runs import FrameStore, read_runs
+from nuwa.data.tables import DataError
 from nuwa.data.windows import Order, StepBatches, WindowDataset
 from tests.nuwa.tiny_dataset import brightness, write_dataset
 
@@ -110,3 +113,119 @@ def test_the_order_is_the_same_with_any_number_of_workers(folder: Path) -> None:
     alone = read(0)
     assert alone == read(2)
     assert [index for index, _ in alone] == [index for step in range(2, 6) for index in order.indices(step)]
+
+
+@pytest.mark.parametrize(
+    ("shares", "image_frac", "pattern"),
+    [
+        ([1.0, 1.0, 1.0], 0.0, (0, 1, 2)),
+        ([0.2, 0.2], 0.0, (0, 1)),
+        ([1, 2], 0.0, (1, 0, 1)),
+        ([0.1, 0.3], 0.0, (1, 0, 1, 1)),
+        ([1.0], 0.25, (0, 0, 1, 0)),
+        ([1.0, 1.0], 0.5, (2, 0, 1, 2)),
+    ],
+)
+def test_levels_take_turns_by_their_shares(shares: list[float], image_frac: float, pattern: tuple[int, ...]) -> None:
+    assert level_pattern(shares, image_frac) == pattern
+
+
+@pytest.mark.parametrize(
+    ("shares", "image_frac"), [([0.5, 0.3, 0.2], 0.0), ([1, 3, 15], 0.2), ([0.333, 0.667], 0.0), ([0.05, 0.95], 0.1)]
+)
+def test_shares_are_exact_in_every_period_and_kept_on_the_way(shares: list[float], image_frac: float) -> None:
+    pattern = level_pattern(shares, image_frac)
+    wanted = [share / sum(shares) * (1 - image_frac) for share in shares] + [image_frac] * (image_frac > 0)
+    for level, share in enumerate(wanted):
+        assert pattern.count(level) == pytest.approx(share * len(pattern), abs=1e-9)
+        taken = np.cumsum([turn == level for turn in pattern])
+        assert np.abs(taken - share * np.arange(1, len(pattern) + 1)).max() < 1.0
+
+
+def test_crooked_shares_are_refused() -> None:
+    with pytest.raises(DataError, match=r"level_shares 0\.33333 0\.66667 .* repeat after 100000 draws; give rounder"):
+        level_pattern([0.33333, 0.66667])
+
+
+SHARED = Order(counts=(7, 30, 11), pattern=level_pattern([1, 3], 0.2), batch=4, seed=5, world=3)
+
+
+def test_every_window_comes_equally_often_in_every_epoch_of_its_level() -> None:
+    """Whatever the shares, and for rows of images alike."""
+    taken: dict[int, list[int]] = {0: [], 1: [], 2: []}
+    for draw in range(3000):
+        index = SHARED.index(draw)
+        taken[int(np.searchsorted(np.cumsum(SHARED.counts), index, side="right"))].append(index)
+    assert [len(taken[level]) for level in range(3)] == [600, 1800, 600]
+    for level, count in enumerate(SHARED.counts):
+        epochs = [taken[level][first : first + count] for first in range(0, len(taken[level]) - count + 1, count)]
+        assert len(epochs) >= 54
+        assert all(sorted(epoch) == sorted(epochs[0]) for epoch in epochs)
+        assert len({tuple(epoch) for epoch in epochs}) > 0.9 * len(epochs)
+
+
+def test_no_window_prefers_a_place_in_the_epoch_nor_a_neighbour() -> None:
+    """Chi-square over (window, place) and over (window, next window): 2.6 standard deviations at most."""
+    count, epochs = 12, 3000
+    order = Order(counts=(count,), pattern=(0,), batch=1, seed=11)
+    shuffled = np.array([order.index(draw) for draw in range(count * epochs)]).reshape(epochs, count)
+    places = np.stack([np.bincount(shuffled[:, place], minlength=count) for place in range(count)])
+    pairs = np.zeros((count, count))
+    np.add.at(pairs, (shuffled[:, :-1].ravel(), shuffled[:, 1:].ravel()), 1)
+    others = pairs[~np.eye(count, dtype=bool)]
+    for found, freedom in ((places, (count - 1) ** 2), (others, others.size - 1)):
+        chi_square = ((found - found.mean()) ** 2 / found.mean()).sum()
+        assert abs(chi_square - freedom) < 2.6 * np.sqrt(2 * freedom)
+    assert pairs.diagonal().sum() == 0
+
+
+def test_ranks_part_the_order_and_a_resumed_training_goes_on_in_it() -> None:
+    alone = Order(counts=SHARED.counts, pattern=SHARED.pattern, batch=12, seed=5)
+    for step in (0, 3, 40):
+        parts = [SHARED.indices(step, rank) for rank in range(3)]
+        assert [index for part in parts for index in part] == alone.indices(step)
+    whole = [list(StepBatches(SHARED, start=0, stop=30, rank=rank)) for rank in range(3)]
+    resumed = [
+        [*StepBatches(SHARED, start=0, stop=17, rank=rank), *StepBatches(SHARED, start=17, stop=30, rank=rank)]
+        for rank in range(3)
+    ]
+    assert whole == resumed
+    assert len({draw for step in range(30) for rank in range(3) for draw in SHARED.draws(step, rank)}) == 30 * 12
+
+
+def test_rows_of_images_hold_every_frame_once_and_of_different_runs_while_there_are_enough(tmp_path: Path) -> None:
+    runs = read_runs(write_dataset(tmp_path / "ds", [9, 7, 7, 6, 5]))
+    rows = ImageRows(runs, length=4)
+    places = [rows.places(row) for row in range(len(rows))]
+    assert len(rows) == 34 // 4
+    numbers = [(run.run_id, number) for row in places for run, number in row]
+    assert len(set(numbers)) == 32
+    left = {(run.run_id, number) for run in runs for number in range(run.num_frames)} - set(numbers)
+    assert left == {("run-0", 7), ("run-0", 8)}  # fewer than a row, at the end of the longest run
+    for row in places:
+        if max(number for _, number in row) < 6:  # so far four runs have frames
+            assert len({run.run_id for run, _ in row}) == 4
+    assert {number for _, number in ImageRows(runs, length=4, hop=3).places(1)} == {0, 3}
+
+
+def test_a_dataset_with_images_reads_them_as_one_more_level(folder: Path) -> None:
+    runs = read_runs(folder)
+    plain = WindowDataset(runs, length=4, strides=(9, 3, 1))
+    data = WindowDataset(runs, length=4, strides=(9, 3, 1), images=True)
+    assert data.counts == (*plain.counts, 97 // 4)
+    sample = data[len(plain) + 1]
+    assert (sample.level, sample.stride, sample.mixes_frames) == (3, 1, False)
+    assert np.isnan([sample.fps, sample.motion_score]).all()
+    grey = sample.frames[:, 12, 12].mean(axis=-1)
+    assert np.abs(grey - [brightness(number) for number in (1, 1, 2, 2)]).max() < 6
+    assert sample.clip_ids == ("clip-1-0", "clip-2-0", "clip-0-0", "clip-1-0")
+    assert data.describe(len(plain) + 1) == "images (clips clip-1-0 clip-2-0 clip-0-0)"
+    assert plain[40].mixes_frames
+    with pytest.raises(DataError, match="fewer than 4 frames at hop 60, a row of images"):
+        WindowDataset(read_runs(folder), length=4, strides=(1,), hop=60, images=True)
+
+
+def test_a_window_says_where_it_comes_from(folder: Path) -> None:
+    data = WindowDataset(read_runs(folder), length=4, strides=(9, 3, 1))
+    assert data.describe(33 + 5) == "run-0 from frame 5 (clips clip-0-0 clip-0-1 clip-0-2)"
+    assert data[33 + 5].clip_ids == ("clip-0-0", "clip-0-1", "clip-0-1", "clip-0-2")
