@@ -148,7 +148,7 @@ def test_a_node_that_does_not_see_the_run_folder_is_named(
 
     from nuwa.train import ray_trainer
 
-    nodes = [{"Alive": True, "NodeID": n * 28, "NodeManagerAddress": f"10.0.0.{n}"} for n in "12"]
+    nodes = [{"Alive": True, "NodeID": n * 56, "NodeManagerAddress": f"10.0.0.{n}"} for n in "12"]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     monkeypatch.setattr(ray, "get", lambda seen: seen)
     monkeypatch.setattr(ray_trainer, "_sees", Blind())
@@ -180,5 +180,5 @@ def test_each_worker_takes_its_share_of_a_node(world: Path, monkeypatch: pytest.
     assert scaling([{"CPU": 2}], workers=4, threads=None) == {"CPU": 0.5}
     assert scaling([{"CPU": 4}, {"CPU": 2}], workers=1, threads=None) == {"CPU": 4}
     assert scaling([{"CPU": 8, "GPU": 2}], threads=None) == {"CPU": 1, "GPU": 1}
-    with pytest.raises(TrainError, match="workers is 3, but the cluster has 2 GPUs, .*give --workers 2"):
+    with pytest.raises(TrainError, match=r"workers is 3, but the cluster has 2 GPUs, .*give --workers 2"):
         scaling([{"CPU": 8, "GPU": 2}], workers=3)

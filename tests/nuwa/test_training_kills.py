@@ -1,0 +1,106 @@
+"""A killed training leaves the weights of an undisturbed one; and the comparison sees every kind of difference."""
+
+import random
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from benchmarks.training_kills import Trained, TrainingKills, differences, make, measure, toon_dataset
+from nuwa.data.runs import read_runs
+from nuwa.hierarchy import NuwaError
+
+
+def run_folder(folder: Path) -> Path:
+    """A run folder of one checkpoint and one file of a model."""
+    checkpoint = folder / "checkpoints/step-000004"
+    checkpoint.mkdir(parents=True)
+    for part in ("weights", "ema"):
+        save_file({"a": torch.arange(3.0), "b": torch.ones(2)}, checkpoint / f"{part}.safetensors")
+    (folder / "model").mkdir()
+    (folder / "model/config.json").write_text("{}")
+    return folder
+
+
+def change_a_tensor(run: Path) -> None:
+    save_file(
+        {"a": torch.arange(3.0), "b": torch.tensor([1.0, 1.0000001])}, run / "checkpoints/step-000004/ema.safetensors"
+    )
+
+
+def lose_a_tensor(run: Path) -> None:
+    save_file({"a": torch.arange(3.0)}, run / "checkpoints/step-000004/ema.safetensors")
+
+
+def change_the_model(run: Path) -> None:
+    (run / "model/config.json").write_text("[]")
+
+
+def lose_the_model(run: Path) -> None:
+    (run / "model/config.json").unlink()
+
+
+def leave_a_draft(run: Path) -> None:
+    (run / "checkpoints/_step-000005.7").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("change", "seen"),
+    [
+        (change_a_tensor, "tensors that differ or are missing"),
+        (lose_a_tensor, "tensors that differ or are missing"),
+        (change_the_model, "files of model/ that differ or are missing"),
+        (lose_the_model, "files of model/ that differ or are missing"),
+        (leave_a_draft, "unfinished files left behind"),
+    ],
+)
+def test_every_difference_is_counted(tmp_path: Path, change: Callable[[Path], None], seen: str) -> None:
+    calm, other = run_folder(tmp_path / "calm"), run_folder(tmp_path / "other")
+    found = differences(calm, other)
+    assert found["tensors of the last checkpoint compared"] == 4
+    assert not any(count for what, count in found.items() if "compared" not in what)
+    change(other)
+    assert {what for what, count in differences(calm, other).items() if count and "compared" not in what} == {seen}
+
+
+def test_a_command_is_struck_and_given_again_until_it_is_through(tmp_path: Path) -> None:
+    """One that says a step each tenth of a second, and the second time goes on at once."""
+    program = (
+        "import pathlib, sys, time\nat = pathlib.Path(sys.argv[1])\nbegun = int(at.read_text() or 0)\n"
+        "for step in range(begun + 1, 101):\n"
+        "    time.sleep(0 if begun else 0.1); at.write_text(str(step)); print(f'step {step}/100 ', flush=True)\n"
+    )
+    (tmp_path / "at").write_text("")
+    told: list[str] = []
+    command = [sys.executable, "-c", program, str(tmp_path / "at")]
+    trained = make(command, Trained(tmp_path), [2], random.Random(0), told.append)
+    ((step, victim),) = trained.kills
+    assert step >= 2
+    assert victim == "command"
+    assert told == [f"command killed after step {step}"]
+    assert trained.starts == 2
+    with pytest.raises(RuntimeError, match="ended with 3: no"):
+        make([sys.executable, "-c", "print('no'); raise SystemExit(3)"], Trained(tmp_path), [], random.Random(0), print)
+
+
+def test_its_dataset_is_one(tmp_path: Path) -> None:
+    runs = read_runs(toon_dataset(tmp_path / "ds", seconds=2.0))
+    assert [(run.width, run.height) for run in runs] == [(32, 32)] * 2
+    assert runs[0].prompt(0) == "toon episode 0"
+
+
+def test_more_kills_than_steps_are_refused() -> None:
+    with pytest.raises(NuwaError, match="kills is 9; give at least 1 and at most 4"):
+        TrainingKills(steps=5, kills=9)
+
+
+@pytest.mark.ray
+@pytest.mark.slow  # starts Ray once in peace and after every kill of the command
+def test_two_kills_change_no_bit(tmp_path: Path) -> None:
+    config = TrainingKills(steps=12, kills=2, checkpoint_every=3, stage="image-vae", batch=4)
+    lines = measure(config, tmp_path, lambda _: None)
+    assert "**missed**" not in "\n".join(lines)
+    assert "| tensors that differ or are missing | 0 (0: holds) |" in lines
