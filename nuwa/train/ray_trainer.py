@@ -200,24 +200,25 @@ def _own_interrupt() -> Iterator[None]:
 
 
 def _check_nodes(config: TrainConfig) -> None:
-    """Raise TrainError unless every node sees the run folder of this one, and the dataset."""
+    """Raise TrainError unless every node sees the run folder of this one, and what it is trained from."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) == 1:
         return
     was_there = config.output.exists()
     mark = config.output / f"_seen-{uuid4().hex}"
+    named = {name: getattr(config, name) for name in ("dataset", "latents", "init", "lpips_weights")}
+    needed = {name: path for name, path in named.items() if path is not None and path.exists()}
     try:
         config.output.mkdir(parents=True, exist_ok=True)
         mark.touch()
         for node in nodes:
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            for what, path in (("run folder", mark), ("dataset", config.dataset)):
-                if not ray.get(_sees.options(scheduling_strategy=there).remote(path)):
-                    raise TrainError(
-                        f"node {node['NodeManagerAddress']} does not see the {what} "
-                        f"{config.output if path == mark else path} of this one; put it on a file system that all "
-                        "nodes share"
-                    )
+            missing = ray.get(_unseen.options(scheduling_strategy=there).remote({"output": mark, **needed}))
+            if missing:
+                raise TrainError(
+                    f"node {node['NodeManagerAddress']} does not see the {missing[0]} {getattr(config, missing[0])} "
+                    "of this one; put it on a file system that all nodes share"
+                )
     except OSError as error:
         raise TrainError(f"output {config.output} cannot be written to ({error}); give another --output") from error
     finally:
@@ -227,8 +228,9 @@ def _check_nodes(config: TrainConfig) -> None:
 
 
 @ray.remote(num_cpus=0)
-def _sees(path: Path) -> bool:
-    return path.exists()
+def _unseen(paths: Mapping[str, Path]) -> list[str]:
+    """Names of those that are not there, seen from a node."""
+    return [name for name, path in paths.items() if not path.exists()]
 
 
 def _explained(error: TrainingFailedError, config: TrainConfig) -> Exception:

@@ -131,13 +131,17 @@ def test_a_cluster_that_somebody_else_started_here_is_left_alone(monkeypatch: py
 
 
 class Blind:
-    """A task that finds nothing on any node."""
+    """A task that misses one thing on every node."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def options(self, **_: object) -> "Blind":
         return self
 
-    def remote(self, path: Path) -> bool:
-        return False
+    def remote(self, paths: dict[str, Path]) -> list[str]:
+        assert all(path.exists() for path in paths.values())
+        return [name for name in paths if name == self.name]
 
 
 @pytest.mark.parametrize("has_begun", [False, True])
@@ -151,7 +155,7 @@ def test_a_node_that_does_not_see_the_run_folder_is_named(
     nodes = [{"Alive": True, "NodeID": n * 56, "NodeManagerAddress": f"10.0.0.{n}"} for n in "12"]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     monkeypatch.setattr(ray, "get", lambda seen: seen)
-    monkeypatch.setattr(ray_trainer, "_sees", Blind())
+    monkeypatch.setattr(ray_trainer, "_unseen", Blind("output"))
     if has_begun:
         (tmp_path / "run").mkdir()
         (tmp_path / "run/config.json").write_text("{}")
@@ -162,7 +166,10 @@ def test_a_node_that_does_not_see_the_run_folder_is_named(
         ray_trainer._check_nodes(config)
     assert (tmp_path / "run").exists() == has_begun
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["config.json"] * has_begun
+    monkeypatch.setattr(ray_trainer, "_unseen", Blind("latents"))
+    ray_trainer._check_nodes(config)  # none are asked for
     monkeypatch.setattr(ray, "nodes", lambda: nodes[:1])
+    monkeypatch.setattr(ray_trainer, "_unseen", Blind("output"))
     ray_trainer._check_nodes(config)
 
 

@@ -1,6 +1,7 @@
 """What goes wrong in a training: one line says it, and nothing that was learned is lost."""
 
 import dataclasses
+import errno
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from nuwa.data.windows import WindowSample
 from nuwa.generate.pipeline_folder import load_pipeline, weights_fingerprint
 from nuwa.hierarchy import NuwaError
+from nuwa.train import run_folder
 from nuwa.train.checkpoint import load_checkpoint, load_newest, save_checkpoint
 from nuwa.train.config import TrainConfig, TrainError
 from nuwa.train.config_checks import resolve
@@ -170,10 +172,38 @@ def test_leftovers_of_a_killed_run_are_removed(world: Path, tmp_path: Path) -> N
     for name in ("checkpoints/_step-000003.99", "_model.new-99", "_model.old-98"):
         (tmp_path / "run" / name).mkdir()
         (tmp_path / "run" / name / "half").write_text("half")
+    (tmp_path / "run/checkpoints/_best.json").write_text("{")
     (tmp_path / "run/_mine").mkdir()
     run(config)
     assert [path.name for path in (tmp_path / "run").rglob("_*")] == ["_mine"]
     assert steps_in(tmp_path / "run/checkpoints") == [2, 4]
+
+
+def test_one_process_at_a_time_writes_a_run_folder(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = made(world, tmp_path / "run", checkpoint_every=1)
+    run(config, until=1)
+    monkeypatch.setattr(run_folder, "PATIENCE_S", 0.1)
+    with (
+        run_folder.only_writer(tmp_path / "run"),
+        pytest.raises(TrainError, match=r"another process trains into .*run; wait for its end"),
+    ):
+        run(config)
+    assert steps_in(tmp_path / "run/checkpoints") == [1]
+    run(config)
+    assert steps_in(tmp_path / "run/checkpoints") == [3, 4]
+
+
+def test_a_file_system_without_locks_trains_all_the_same(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(run_folder.fcntl, "flock", refuse)
+    run(made(world, tmp_path / "run", steps=1))
+    assert steps_in(tmp_path / "run/checkpoints") == [1]
 
 
 def test_a_model_that_was_moved_aside_stays_until_there_is_another(world: Path, tmp_path: Path) -> None:
