@@ -56,7 +56,7 @@ def judged(scores: Scores, videos: Sequence[ReadVideo], bootstrap: Bootstrap, pu
     sources = np.array([video.source for video in videos])
 
     def mean(values: Floats, name: str) -> Estimate:
-        return estimate_mean(values, sources, bootstrap, f"{purpose}{name}")
+        return _within_0_and_1(estimate_mean(values, sources, bootstrap, f"{purpose}{name}"))
 
     control, chance = mean(scores.control, " control"), mean(scores.chance, " chance")
     return Judged(
@@ -64,6 +64,13 @@ def judged(scores: Scores, videos: Sequence[ReadVideo], bootstrap: Bootstrap, pu
         control if np.isfinite(control.value) else None,
         chance if np.isfinite(chance.value) else None,
     )
+
+
+def _within_0_and_1(share: Estimate) -> Estimate:
+    """Intervals are centred on the value, so that those of shares may reach over the ends."""
+    if share.low is None or share.high is None:
+        return share
+    return Estimate(share.value, max(0.0, share.low), min(1.0, share.high))
 
 
 def agreement(videos: Sequence[ReadVideo], attribute: str, words: tuple[str, ...]) -> Scores:
