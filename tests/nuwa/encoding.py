@@ -24,8 +24,14 @@ LENGTHS = [14, 11]
 """Frames of the runs: 5 + 2 windows of 4 frames at stride 3, 11 + 8 at stride 1."""
 
 
-def encoded_world(folder: Path) -> Path:
-    """`ds`, a dataset, `tiny`, a random pipeline, and `latents` of both: windows of 4 frames, and single frames."""
+def encoded_world(session: Path) -> Path:
+    """`ds`, a dataset, `tiny`, a random pipeline, and `latents` of both: windows of 4 frames, and single frames.
+
+    Made once for all tests of a session, below its folder; nobody changes it.
+    """
+    folder = session / "encoded-world"
+    if folder.exists():
+        return folder
     write_dataset(folder / "ds", LENGTHS)
     pipe = build()
     pipe.vae.register_to_config(scaling_factor=0.7)

@@ -13,12 +13,16 @@ from nuwa.data.prompt_tokens import PromptFolder
 from nuwa.data.runs import read_runs
 from nuwa.generate.pipeline import NuwaXLPipeline
 from nuwa.generate.pipeline_folder import load_pipeline
+from nuwa.train.components import starting_pipeline
 from nuwa.train.config import TrainConfig
+from nuwa.train.encode_job import prepare, run
 from nuwa.train.fingerprints import autoencoder_hash, prompt_encoder_hash
 from nuwa.train.loop import STAGE_TYPES, train
 from nuwa.train.mtd_stage import MtdStage
 from nuwa.train.stages import ImageStage
-from tests.nuwa.encoding import HALF, LENGTH, encoded_world, made, without_footage
+from tests.nuwa.encoding import HALF, LENGTH, asked, encoded_world, ignore, made, without_footage
+from tests.nuwa.image_model import write_image_model
+from tests.nuwa.tiny_dataset import write_dataset
 
 CPU = torch.device("cpu")
 NO_OTHER_MASKS = {"first_frame_frac": 0.0, "prediction_frac": 0.0, "infilling_frac": 0.0}
@@ -31,7 +35,7 @@ WITHOUT_FOOTAGE: list[tuple[str, dict[str, object]]] = [
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return encoded_world(tmp_path_factory.mktemp("world"))
+    return encoded_world(tmp_path_factory.getbasetemp())
 
 
 def losses_of(config: TrainConfig) -> dict[int, float]:
@@ -156,3 +160,16 @@ def test_loader_processes_read_what_this_one_reads(world: Path) -> None:
             assert copied.latents is not None
             assert np.array_equal(one.latents.mean, copied.latents.mean)
             assert copied.prompts == one.prompts
+
+
+def test_an_image_model_encodes_what_a_training_from_it_reads(tmp_path: Path) -> None:
+    """A Stable Diffusion folder as --model, as it may be --init."""
+    write_dataset(tmp_path / "ds", [9])
+    write_image_model(tmp_path / "tiny")
+    run(prepare(asked(tmp_path, tmp_path / "latents", stage="image")), ignore)
+    losses = {}
+    for latents in (None, tmp_path / "latents"):
+        config, runs = made(tmp_path, Path("unused"), stage="image", latents=latents), read_runs(tmp_path / "ds")
+        stage = ImageStage(config, starting_pipeline(config, runs[0]), runs, CPU)
+        losses[latents] = stage.losses([stage.data[0], stage.data[7]], range(2))["loss"].item()
+    assert losses[tmp_path / "latents"] == pytest.approx(losses[None], abs=1e-5)

@@ -25,7 +25,7 @@ COMMAND = r"give the settings they were encoded with, or run python -m pipelines
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return encoded_world(tmp_path_factory.mktemp("world"))
+    return encoded_world(tmp_path_factory.getbasetemp())
 
 
 def refused(world: Path, run_folder: Path, message: str, **changes: object) -> str:

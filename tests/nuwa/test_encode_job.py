@@ -28,7 +28,7 @@ from tests.nuwa.tiny_dataset import write_dataset
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return encoded_world(tmp_path_factory.mktemp("world"))
+    return encoded_world(tmp_path_factory.getbasetemp())
 
 
 def times(folder: Path) -> dict[Path, int]:

@@ -22,7 +22,7 @@ from tests.nuwa.tiny_dataset import write_dataset
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return encoded_world(tmp_path_factory.mktemp("world"))
+    return encoded_world(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="module")
