@@ -126,7 +126,7 @@ def test_what_cannot_be_compiled_is_one_line_before_anything_is_written(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(_: object) -> None:
-        raise BackendCompilerFailed(fails, InvalidCxxCompiler())
+        raise BackendCompilerFailed(fails, InvalidCxxCompiler(), None)
 
     monkeypatch.setattr(torch, "compile", lambda function: fails)
     with pytest.raises(
