@@ -21,7 +21,7 @@ from nuwa.train.loop import STAGE_TYPES, train
 from nuwa.train.mtd_stage import MtdStage
 from nuwa.train.stages import ImageStage
 from tests.nuwa.encoding import HALF, LENGTH, asked, encoded_world, ignore, made, without_footage
-from tests.nuwa.image_model import write_image_model
+from tests.nuwa.image_model_folder import write_image_model
 from tests.nuwa.tiny_dataset import write_dataset
 
 CPU = torch.device("cpu")
