@@ -101,24 +101,6 @@ def extended(video: torch.Tensor, num_frames: int) -> torch.Tensor:
     return functional.pad(video, (0, 0, 0, 0, 0, num_frames - video.shape[1]))
 
 
-def held(known: Known) -> torch.Tensor:
-    """The video (3 t H W) with every unknown pixel filled in, so that no edge to zero stands beside a known one.
-
-    A pixel takes the value that it has in the last frame before in which it is known, else in the first one after; one
-    that is known in no frame takes the mean of its frame's other pixels.
-    """
-    given = known.mask[0] > 0  # t H W
-    count = len(given)
-    numbers = torch.arange(count)[:, None, None]
-    before = torch.where(given, numbers, -1).cummax(dim=0).values
-    after = torch.where(given, numbers, count).flip(0).cummin(dim=0).values.flip(0)
-    nearest = torch.where(before >= 0, before, after)  # t H W, `count` where a pixel is never known
-    video = known.video.gather(1, nearest.clamp(max=count - 1).expand(3, -1, -1, -1))
-    there = (nearest < count).to(video)
-    mean = (video * there).sum(dim=(2, 3), keepdim=True) / there.sum(dim=(1, 2), keepdim=True).clamp(min=1.0)
-    return torch.where(there > 0, video, mean)
-
-
 def in_latents(known: Known, encode: Callable[[torch.Tensor], torch.Tensor], factor: int) -> Known:
     """The same in latents: the masked video encoded, a latent given where all of its pixels are.
 

@@ -7,9 +7,9 @@ from torch.nn import functional
 from nuwa.generate.masks import (
     Known,
     cinemagraph,
+    extended,
     extension,
     fitted,
-    held,
     image_to_video,
     in_latents,
     inpainting,
@@ -142,22 +142,10 @@ def test_what_does_not_fit_is_one_line(call, named: str) -> None:  # type: ignor
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_unknown_is_filled_from_the_nearest_known_frame() -> None:
+def test_a_clip_is_extended_by_frames_of_zeros() -> None:
     video = make_video()
-    ahead = held(extension(video[:, :2], FRAMES))
-    assert torch.equal(ahead[:, :2], video[:, :2])
-    assert torch.equal(ahead[:, 2:], video[:, 1:2].expand(3, 3, HEIGHT, WIDTH))
-    moving = torch.zeros(FRAMES, HEIGHT, WIDTH)
-    moving[0, 1, 1] = moving[3, 2, 2] = 1
-    filled = held(inpainting(video, moving))
-    assert torch.equal(filled[:, 0, 1, 1], video[:, 1, 1, 1])  # known in no frame before: the first one after
-    assert torch.equal(filled[:, 3, 2, 2], video[:, 2, 2, 2])
-
-
-def test_what_is_known_in_no_frame_takes_the_mean_of_its_frame() -> None:
-    region, video = make_region().bool(), make_video()
-    filled = held(inpainting(video, region.float()))
-    assert torch.equal(filled[:, :, ~region], video[:, :, ~region])
-    mean = video[:, :, ~region].mean(dim=2)
-    assert (filled[:, :, region] - mean[:, :, None]).abs().max() < 1e-6
-    assert torch.equal(held(nothing(FRAMES, HEIGHT, WIDTH)), torch.zeros(3, FRAMES, HEIGHT, WIDTH))
+    longer = extended(video, FRAMES + 3)
+    assert torch.equal(longer[:, :FRAMES], video)
+    assert longer.shape[1] == FRAMES + 3
+    assert not longer[:, FRAMES:].any()
+    assert torch.equal(extended(video, FRAMES), video)
