@@ -16,13 +16,14 @@ from nuwa.models.inflated_unet import InflatedUNet
 from nuwa.models.vae import TemporalVAE
 from nuwa.train import workers
 from nuwa.train.best import Best
-from nuwa.train.checkpoint import Checkpoint, Tensors, load_agreed, save_checkpoint
+from nuwa.train.checkpoint import Checkpoint, Tensors, best_step, load_agreed, save_checkpoint
 from nuwa.train.clip_components import starting_clip_pipeline
 from nuwa.train.compiled import as_written, check_compiler, compile_parts
 from nuwa.train.components import starting_pipeline
 from nuwa.train.config import TrainConfig, TrainError
 from nuwa.train.config_checks import batch_share, resolve
 from nuwa.train.curves import Curves
+from nuwa.train.device import autocast_type, device_of
 from nuwa.train.ema import Ema
 from nuwa.train.image_vae_stage import ImageVaeStage
 from nuwa.train.learner import Learner, NotFiniteError
@@ -83,7 +84,7 @@ def train(
         return
     torch.set_num_threads(config.threads or max(1, (os.cpu_count() or 1) // world))
     runs = read_runs(config.dataset, config.where)
-    device = _device(rank)
+    device = device_of(rank)
     if config.compile:
         check_compiler(device)
     stage = _stage(config, runs, device)
@@ -133,7 +134,7 @@ class Trainer:
         self.order = Order(
             counts=stage.data.counts, pattern=stage.pattern, batch=self.batch, seed=config.seed, world=world
         )
-        self.autocast = torch.bfloat16 if _bf16(config, self.device) else None
+        self.autocast = autocast_type(config, self.device)
         self.utilisation = Utilisation(self.device)
         self.best = Best(config.checkpoint_every)
         self.step = 0
@@ -302,7 +303,8 @@ class Trainer:
         for learner in self._learners():
             learner.load(checkpoint)
         self.ema.load(checkpoint.ema, int(checkpoint.numbers["ema_updates"]))
-        self.best.load(checkpoint.numbers)
+        if best_step(self.config.output / "checkpoints") is not None:
+            self.best.load(checkpoint.numbers)
         torch.set_rng_state(checkpoint.rng["torch"])
         if self.device.type == "cuda" and "cuda" in checkpoint.rng:  # older checkpoints have none
             torch.cuda.set_rng_state(checkpoint.rng["cuda"], self.device)
@@ -324,21 +326,6 @@ def _opponent(config: TrainConfig, adversary: Adversary | None) -> Learner | Non
 
 def _merged(parts: Iterable[Tensors]) -> Tensors:
     return {name: tensor for part in parts for name, tensor in part.items()}
-
-
-def _device(rank: int) -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda", rank % torch.cuda.device_count())
-    return torch.device("cpu")
-
-
-def _bf16(config: TrainConfig, device: torch.device) -> bool:
-    """What `precision` means here. On a CPU with AMX the autoencoders gain by bf16 and the denoisers lose by it."""
-    if config.precision != "auto":
-        return config.precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return config.stage in ("image-vae", "vae") and torch.cpu._is_amx_tile_supported()
 
 
 def _print(progress: Progress) -> None:

@@ -1,0 +1,26 @@
+"""Where a worker trains, and in which type its networks compute."""
+
+import torch
+
+from nuwa.train.config import TrainConfig
+
+
+def device_of(rank: int) -> torch.device:
+    """The GPU of a worker, or the CPU where there is none."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", rank % torch.cuda.device_count())
+    return torch.device("cpu")
+
+
+def autocast_type(config: TrainConfig, device: torch.device) -> torch.dtype | None:
+    """What `precision` means here, None without autocast.
+
+    On a CPU with AMX the autoencoders gain by bf16 and the denoisers lose by it.
+    """
+    if config.precision != "auto":
+        faster = config.precision == "bf16"
+    elif device.type == "cuda":
+        faster = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        faster = config.stage in ("image-vae", "vae") and torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if faster else None
