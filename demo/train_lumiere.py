@@ -22,8 +22,8 @@ LARGE_FOOTAGE = "episode_000[0-3]*.mp4"
 """Episodes that super-resolution learns from."""
 STAGES = (
     ("image", ("--steps", 1500, "--hop", 1)),
-    ("stunet", ("--steps", 1000, "--hop", 8, "--batch", 4, "--length", CLIP_FRAMES)),
-    ("ssr", ("--steps", 500, "--hop", 4, "--batch", 4, "--length", 8)),
+    ("stunet", ("--steps", 800, "--hop", 16, "--batch", 4, "--length", CLIP_FRAMES, "--first-frame-frac", 0.1)),
+    ("ssr", ("--steps", 500, "--hop", 8, "--batch", 4, "--length", 8)),
 )
 """Stage and its settings; the others are the defaults of preset toy."""
 
