@@ -22,7 +22,15 @@ from numpy.typing import NDArray
 
 from benchmarks import arms, seams
 from benchmarks.arms import Measure, Values
-from benchmarks.depth_closed_form import GAUSSIAN, GAUSSIAN_FRAMES, closed_form, gaussian_lines, name_of, windows_of
+from benchmarks.depth_closed_form import (
+    GAUSSIAN,
+    GAUSSIAN_FRAMES,
+    closed_form,
+    closed_form_panel,
+    gaussian_lines,
+    name_of,
+    windows_of,
+)
 from benchmarks.plots import Line, Panel, write_plot
 from benchmarks.results import RESULTS, table, write_section
 from nuwa.evaluate.bootstrap import Indices
@@ -31,7 +39,6 @@ from pipelines import cli
 
 if TYPE_CHECKING:
     from demo import world
-    from nuwa.generate.pipeline import NuwaXLPipeline
     from nuwa.train.config import TrainConfig
 
 Video = NDArray[np.uint8]
@@ -195,12 +202,14 @@ def training_of(config: MeasureDepth, length: int) -> "TrainConfig":
     )
 
 
-def drawn_stories(config: MeasureDepth, pipe: "NuwaXLPipeline", first: int, length: int) -> Stories:
-    """The stories themselves, as many as are generated, from number `first` on."""
-    made = []
+def real_stories(config: MeasureDepth, first: int = 0) -> Stories:
+    """The stories themselves, drawn, as many as are generated; seams at the places of the first arm's."""
+    from nuwa.generate.pipeline_folder import load_pipeline
+
+    pipe, made = load_pipeline(config.init), []
     for number in range(first, first + config.stories):
         scenes = story(config, number, pipe.config.train_fps)
-        made.append(judged(seams.draw(scenes, pipe), [scene.caption for scene in scenes], length))
+        made.append(judged(seams.draw(scenes, pipe), [scene.caption for scene in scenes], config.lengths[0]))
     return gathered("drawn", made)
 
 
@@ -229,10 +238,8 @@ def measures_of(found: dict[str, Stories], real: Stories) -> list[Measure]:
 def trained_lines(config: MeasureDepth, found: dict[str, Stories]) -> list[str]:
     """Trained arms: tables and verdict."""
     from nuwa.evaluate.frechet import pooled_frechet
-    from nuwa.generate.pipeline_folder import load_pipeline
 
-    pipe = load_pipeline(config.init)
-    real, others = (drawn_stories(config, pipe, first, config.lengths[0]) for first in (0, config.stories))
+    real, others = real_stories(config), real_stories(config, config.stories)
     sources, measures = np.arange(config.stories), measures_of(found, real)
     rows = []
     for length in config.lengths:
@@ -258,24 +265,20 @@ def trained_lines(config: MeasureDepth, found: dict[str, Stories]) -> list[str]:
 
 
 def plot(config: MeasureDepth, gaussian: dict[tuple[int, int, int], float], found: dict[str, Stories]) -> str:
-    """Distance in closed form by windows in a row, at every length."""
-    shown = sorted({frames for _, _, frames in gaussian})[1:]
-    panels = []
-    for frames in shown:
-        lines = []
-        for tree in dict.fromkeys((length, depth) for length, depth, number in gaussian if number == frames):
-            row, _ = windows_of(*tree, frames)
-            lines.append(Line(name_of(*tree), [row], [gaussian[(*tree, frames)]]))
-        panels.append(
-            Panel(
-                title=f"Exact-Gaussian videos, {frames} frames",
-                x_label="windows in a row, unlimited workers",
-                y_label="squared W2 per frame",
-                lines=lines,
-                log_x=True,
-            )
-        )
-    return write_plot("depth-and-length", "Distance to the true law by windows in a row", panels, config.results)
+    """Distance in closed form by length of windows, a line per depth; and what the trained arms reached."""
+    panels = [closed_form_panel(gaussian, frames) for frames in sorted({frames for _, _, frames in gaussian})[1:]]
+    sources, (measure, *_) = np.arange(config.stories), measures_of(found, real_stories(config))
+    lengths = sorted(config.lengths)
+    reached = [arms.of_arm(measure, name_of(length), sources) for length in lengths]
+    values, low, high = [e.value for e in reached], [e.low for e in reached], [e.high for e in reached]
+    trained = Panel(
+        title=f"Trained alike, {config.frames} frames",
+        x_label="frames of a window",
+        y_label=measure.name,
+        lines=[Line("least depth that reaches", lengths, values, low, high)],
+    )
+    alt = "Distance to the true law by length of windows and depth; toy FVD of trained arms"
+    return write_plot("depth-and-length", alt, [*panels, trained], config.results)
 
 
 if __name__ == "__main__":

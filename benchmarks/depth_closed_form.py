@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from benchmarks.plots import Line, Panel
 from benchmarks.results import table
 from nuwa.evaluate.denoiser_calls import autoregressive_calls
 from nuwa.hierarchy import depth_for, plan
@@ -87,3 +88,20 @@ def gaussian_verdicts(found: dict[tuple[int, int, int], float]) -> list[str]:
                 f"{word} to the truth. Paper: {paper}."
             )
     return lines
+
+
+def closed_form_panel(found: dict[tuple[int, int, int], float], frames: int) -> Panel:
+    """Distance by length of windows, one line per depth."""
+    depths = sorted({depth for _, depth, number in found if number == frames})
+    lines = []
+    for depth in depths:
+        lengths = sorted(length for length, of, number in found if (of, number) == (depth, frames))
+        name = "autoregression, o = 1" if depth == 1 else f"depth {depth}"
+        lines.append(Line(name, lengths, [found[length, depth, frames] for length in lengths]))
+    return Panel(
+        title=f"Exact-Gaussian videos, {frames} frames",
+        x_label="frames of a window",
+        y_label="squared W2 per frame",
+        lines=lines,
+        log_y=True,
+    )
