@@ -56,13 +56,15 @@ def caption_accuracy(
     clips = [np.stack([draw_at(scene, done) for done in (0.125, 0.375, 0.625, 0.875)]) for scene in scenes]
     image_captions = captioner.captions([draw_at(scene, 0.5) for scene in scenes], keys)
     video_captions = video_captioner.captions(clips, keys)
-    right = {"colour": 0, "place": 0, "shape": 0, "action": 0, "whole image caption": 0, "whole video caption": 0}
+    names = ("colour", "place", "shape", "action", "shape and action", "whole image caption", "whole video caption")
+    right = dict.fromkeys(names, 0)
     for scene, image_caption, video_caption in zip(scenes, image_captions, video_captions, strict=True):
         words = image_caption.split()
         right["colour"] += scene.colour in words
         right["place"] += scene.place in words
         right["shape"] += scene.shape in words
         right["action"] += f" {scene.action} " in video_caption
+        right["shape and action"] += scene.shape in words and f" {scene.action} " in video_caption
         right["whole image caption"] += image_caption == scene.image_caption
         right["whole video caption"] += video_caption == scene.caption
     return {name: count / len(scenes) for name, count in right.items()}

@@ -10,6 +10,7 @@ from PIL import Image
 
 from demo import evaluate_stories, probe, stories, world
 from demo.evaluate_stories import EvaluateStories, Told
+from nuwa.evaluate.bootstrap import Bootstrap
 from nuwa.generate.pipeline_folder import save_pipeline
 from nuwa.hierarchy import NuwaError
 from pipelines import cli
@@ -17,6 +18,12 @@ from tests.nuwa import stack
 
 SHIPPED = Path(__file__).parents[2] / "demo" / "weights" / "pipeline"
 BARS = ["place, frames", "colour, frames", "action, scenes", "hero kept, scenes"]
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intervals are tested with the bootstrap."""
+    monkeypatch.setattr(evaluate_stories, "BOOTSTRAP", Bootstrap(draws=20))
 
 
 @functools.cache
