@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from nuwa.data.latents import Piece
@@ -155,8 +155,7 @@ def _parts(pieces: Iterable[Piece], size: LatentSize, shard_bytes: int) -> Itera
     for piece in pieces:
         most = size.windows_in(shard_bytes, piece.mask)
         for begin in range(0, len(piece.firsts), most):
-            firsts = piece.firsts[begin : begin + most]
-            yield Piece(source=piece.source, stride=piece.stride, mask=piece.mask, firsts=firsts)
+            yield replace(piece, firsts=piece.firsts[begin : begin + most])
 
 
 def _task(pieces: Sequence[Piece], runs: Mapping[str, Run]) -> ShardTask:

@@ -6,17 +6,18 @@ with nothing. Latents are scaled to unit variance and rounded to half precision,
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import safe_open
 
-from nuwa.data.whole_files import DamagedFileError, Tensors, read_about, write_tensors
+from nuwa.data.whole_files import DamagedFileError, Tensors, open_file, read_about, write_tensors
 
 Half = npt.NDArray[np.float16]
+
+_MAPPED_SHARDS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +116,7 @@ class LatentFolder:
         for piece in wanted:
             absent = np.setdiff1d(piece.firsts, self.firsts(*piece.key))
             if len(absent):
-                yield Piece(source=piece.source, stride=piece.stride, mask=piece.mask, firsts=tuple(absent.tolist()))
+                yield replace(piece, firsts=tuple(absent.tolist()))
 
     def read(self, source: str, first: int, stride: int, mask: str, moment: str = "mean") -> Half | None:
         """Scaled latents of one window (c t h w), or their log-variance by `moment` logvar; None if they are not there.
@@ -134,7 +135,9 @@ class LatentFolder:
     def _tensor(self, shard: int, name: str) -> Any:
         """A tensor of a shard, of which rows can be read."""
         if shard not in self._open:
-            self._open[shard] = (safe_open(self.shards[shard], framework="np"), {})
+            if len(self._open) == _MAPPED_SHARDS:  # a process may map 65 530 files
+                self._open.pop(next(iter(self._open)))
+            self._open[shard] = (open_file(self.shards[shard]), {})
         file, tensors = self._open[shard]
         if name not in tensors:
             tensors[name] = file.get_slice(name)

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import safe_open
 
-from nuwa.data.whole_files import DamagedFileError, read_about, write_tensors
+from nuwa.data.whole_files import DamagedFileError, open_file, read_about, write_tensors
 
 Tokens = npt.NDArray[np.float32]
 
@@ -43,7 +42,7 @@ class PromptFolder:
             return None
         path, row = self._places[prompt]
         if path not in self._open:
-            self._open[path] = safe_open(path, framework="np").get_slice("tokens")
+            self._open[path] = open_file(path).get_slice("tokens")
         tokens: Tokens = self._open[path][row]
         return tokens
 

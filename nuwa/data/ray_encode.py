@@ -22,7 +22,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
 import ray  # after the lines above: usage statistics stay off
 import ray.data
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 Batch = dict[str, Any]
@@ -57,7 +57,8 @@ def encode(
     """Do `tasks` on all of the cluster; what became of each, as they finish.
 
     load: makes the encoder, in each actor once; device: auto takes GPUs where the cluster has any
-    needs: folders that every node must see; address: of a cluster, else RAY_ADDRESS, else one started on this machine
+    needs: files and folders that every node must see
+    address: of the cluster to join; without it RAY_ADDRESS, and without that one is started on this machine
     Raises LatentsError when the cluster cannot be reached, has no such device, or a node does not see a folder.
     """
     with _cluster(address, num_cpus):
@@ -65,7 +66,7 @@ def encode(
         gpus = 0 if device == "cpu" else int(resources.get("GPU", 0))
         if device == "cuda" and not gpus:
             raise LatentsError("device cuda: the cluster offers no GPU; use cpu or auto")
-        _check_nodes([folder, *needs])
+        _check_nodes(needs)
         cpus = resources.get("CPU", 1.0)
         items = ray.data.from_items([{"task": pickle.dumps(task)} for task in tasks], override_num_blocks=len(tasks))
         rows = items.map_batches(
@@ -109,18 +110,25 @@ def _cluster(address: str | None, num_cpus: int | None) -> Iterator[None]:
             ray.shutdown()
 
 
-def _check_nodes(folders: Sequence[Path]) -> None:
-    """Raise LatentsError unless every node sees `folders`."""
+def _check_nodes(needs: Sequence[Path]) -> None:
+    """Raise LatentsError unless every node has this package and sees `needs`."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) == 1:
         return
-    names = [str(folder.absolute()) for folder in folders]
+    names = [str(path.absolute()) for path in needs]
     seen = {}
     for node in nodes:
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         seen[node["NodeManagerAddress"]] = _unseen.options(scheduling_strategy=there).remote(names)
     for address, answer in seen.items():
-        for name in ray.get(answer):
+        try:
+            unseen = ray.get(answer)
+        except RayTaskError as error:
+            raise LatentsError(
+                f"node {address} cannot run this program ({str(error).strip().splitlines()[-1]}); install it on every "
+                "node, or submit the job with its folder: ray job submit --working-dir ."
+            ) from error
+        for name in unseen:
             raise LatentsError(
                 f"node {address} does not see {name}; put it where every node sees it under this name, on a shared "
                 "file system"

@@ -66,13 +66,14 @@ class RunHashes:
         with ThreadPoolExecutor(max_workers=4) as pool:  # waits for the disk
             return dict(zip((run.run_id for run in runs), pool.map(self._hash, runs), strict=True))
 
-    def keep(self, found: Mapping[str, RunHash]) -> None:
-        """Write down what `hashed` found. Raises LatentsError when the disk does not take it."""
+    def keep(self, found: Mapping[str, RunHash]) -> Path:
+        """Write down what `hashed` found, and where. Raises LatentsError when the disk does not take it."""
         text = json.dumps({run_id: asdict(hashed) for run_id, hashed in found.items()}, indent=0, sort_keys=True)
         name = hashlib.sha256("".join(f"{run_id}{h.sha256}" for run_id, h in found.items()).encode()).hexdigest()[:16]
         path = self.folder / f"{name}.json"
         if not path.is_file() or path.read_text("utf-8") != text:
             write_whole(path, text.encode())
+        return path
 
     def _hash(self, run: Run) -> RunHash:
         known = [hashed for hashed in self._known.get(run.run_id, []) if hashed.describes(run)]

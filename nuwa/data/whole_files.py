@@ -62,17 +62,23 @@ def read_about(path: Path) -> dict[str, Any]:
     Raises DamagedFileError, naming the file.
     """
     try:
-        with safe_open(path, framework="np") as file:
-            return {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
-    except (OSError, SafetensorError, ValueError) as error:
+        return {name: json.loads(value) for name, value in (open_file(path).metadata() or {}).items()}
+    except ValueError as error:
+        raise DamagedFileError(f"{path} is damaged ({error}); {REMEDY}") from error
+
+
+def open_file(path: Path) -> Any:
+    """A file whose tensors are mapped into memory. Raises DamagedFileError when it is cut short, or has gone."""
+    try:
+        return safe_open(path, framework="np")
+    except (OSError, SafetensorError) as error:
         raise DamagedFileError(f"{path} is damaged or cut short ({error}); {REMEDY}") from error
 
 
 def check_whole(path: Path) -> None:
     """Read all of a file. Raises DamagedFileError when it is not as it was written."""
-    stated = read_about(path).get("crc32")
-    with safe_open(path, framework="np") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    stated, file = read_about(path).get("crc32"), open_file(path)
+    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if _checksum(tensors) != stated:
         raise DamagedFileError(f"{path} is damaged (its checksum is not {stated}); {REMEDY}")
 

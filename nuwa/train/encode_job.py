@@ -118,8 +118,8 @@ def run(job: EncodeJob, on_done: Callable[[Written], None]) -> None:
         remove_drafts(folder)
         for path in job.damaged:
             path.unlink(missing_ok=True)
-        RunHashes(folder).keep(job.hashes)
-        with closing(_do(job)) as results:
+        record = RunHashes(folder).keep(job.hashes)
+        with closing(_do(job, record)) as results:
             for written in results:
                 if written.hopeless:
                     raise LatentsError(written.error or "")
@@ -129,8 +129,8 @@ def run(job: EncodeJob, on_done: Callable[[Written], None]) -> None:
         raise LatentsError(f"{len(problems)} of {len(job.tasks)} parts are not encoded; the first: {problems[0]}")
 
 
-def _do(job: EncodeJob) -> Generator[Written, None, None]:
-    """What became of each task, as they finish."""
+def _do(job: EncodeJob, record: Path) -> Generator[Written, None, None]:
+    """What became of each task, as they finish. `record` is a file in the folder, which tells it from others."""
     config = job.config
     if not job.tasks:  # no Ray for nothing
         return
@@ -145,7 +145,7 @@ def _do(job: EncodeJob) -> Generator[Written, None, None]:
         job.load,
         config.output,
         device=config.device,
-        needs=[config.model, config.dataset],
+        needs=[record, config.model, config.dataset],
         address=config.ray_address,
         num_cpus=config.num_cpus,
     )

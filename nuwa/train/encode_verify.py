@@ -1,7 +1,7 @@
 """Is a folder of latents what encoding anew would give? Every file is read, and a sample of windows encoded again."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -75,5 +75,5 @@ def _spread(wanted: Sequence[Piece], count: int) -> list[Piece]:
         number = int(np.searchsorted(ends, place, side="right"))
         piece = wanted[number]
         first = piece.firsts[int(place - (ends[number - 1] if number else 0))]
-        chosen.append(Piece(source=piece.source, stride=piece.stride, mask=piece.mask, firsts=(first,)))
+        chosen.append(replace(piece, firsts=(first,)))
     return chosen

@@ -82,6 +82,21 @@ def test_what_a_worker_finds_wrong_is_one_line(cluster: None, world: Path, tmp_p
         run(prepare(asked(world, tmp_path / "latents", engine="ray", device="cuda")), ignore)
 
 
+@pytest.mark.ray
+def test_a_node_that_does_not_see_a_folder_is_named(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    from nuwa.data import ray_encode
+
+    both = ray.nodes() * 2
+    monkeypatch.setattr(ray, "nodes", lambda: both)
+    ray_encode._check_nodes([tmp_path])
+    with pytest.raises(NuwaError, match=r"node \S+ does not see \S+elsewhere; put it where every node sees it"):
+        ray_encode._check_nodes([tmp_path, tmp_path / "elsewhere"])
+
+
 def test_a_cluster_that_is_not_there_is_one_line_at_once(world: Path, tmp_path: Path) -> None:
     import ray
 
