@@ -166,7 +166,8 @@ def _job(command: list[str], trained: Trained) -> Iterator["subprocess.Popen[str
         listener.join(timeout=5.0)
 
 
-def _listen(stream: IO[str], trained: Trained) -> None:
+def _listen(stream: IO[str] | None, trained: Trained) -> None:
+    assert stream is not None
     for line in stream:
         if line.strip():
             trained.last_words = line.strip()[:300]

@@ -196,6 +196,8 @@ def _check_workers(config: TrainConfig) -> None:
         raise TrainError(
             "sharding is fsdp, but 1 worker has nobody to share with; give more --workers, or leave it away"
         )
+    if config.sharding == "fsdp" and config.compile:
+        raise TrainError("compile and sharding fsdp do not go together; leave one of both away")
     if config.sharding == "fsdp" and config.adversarial_weight > 0 and config.adversarial_balance == "adaptive":
         raise TrainError(
             "adversarial_balance is adaptive, which looks into weights that --sharding fsdp shares out; give "

@@ -21,7 +21,9 @@ class GradientMean:
     def __init__(self, weights: Sequence[nn.Parameter], bucket_bytes: int = BUCKET_BYTES) -> None:
         self.weights = list(weights)
         self._buckets = deal(self.weights[::-1], bucket_bytes)
-        self._bucket_of = {weight: number for number, bucket in enumerate(self._buckets) for weight in bucket}
+        self._bucket_of: dict[torch.Tensor, int] = {
+            weight: number for number, bucket in enumerate(self._buckets) for weight in bucket
+        }
         self._missing: list[int] = []
         self._sent: list[tuple[torch.Tensor, distributed.Work]] = []
         for weight in self.weights:
@@ -45,7 +47,7 @@ class GradientMean:
             work.wait()
             parts = (flat / workers.count()).split([weight.numel() for weight in bucket])
             means = [part.view_as(weight) for part, weight in zip(parts, bucket, strict=True)]
-            torch._foreach_copy_([weight.grad for weight in bucket], means)
+            torch._foreach_copy_([_gradient(weight) for weight in bucket], means)
         self._missing, self._sent = [], []
         for weight, by_any in zip(self.weights, used.tolist(), strict=True):
             if by_any == 0:
@@ -60,11 +62,17 @@ class GradientMean:
             self._send(len(self._sent))
 
     def _send(self, number: int) -> None:
-        for weight in self._buckets[number]:
-            if weight.grad is None:
-                weight.grad = torch.zeros_like(weight)
-        flat = torch.cat([weight.grad.flatten() for weight in self._buckets[number]])
-        self._sent.append((flat, distributed.all_reduce(flat, async_op=True)))
+        flat = torch.cat([_gradient(weight).flatten() for weight in self._buckets[number]])
+        work = distributed.all_reduce(flat, async_op=True)
+        assert work is not None  # as it is for those outside the group
+        self._sent.append((flat, work))
+
+
+def _gradient(weight: nn.Parameter) -> torch.Tensor:
+    """The gradient of a weight; zero where this worker has not used it."""
+    if weight.grad is None:
+        weight.grad = torch.zeros_like(weight)
+    return weight.grad
 
 
 def deal(weights: Sequence[nn.Parameter], bucket_bytes: int) -> list[list[nn.Parameter]]:

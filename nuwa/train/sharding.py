@@ -32,7 +32,8 @@ class StageWeights:
     """The weights of a stage, shared out as `sharding` says; build optimiser and average after it."""
 
     def __init__(self, stage: Stage, sharding: Sharding) -> None:
-        self.stage, self._whole = stage, None
+        self.stage = stage
+        self._whole: nn.Module | None = None
         if sharding == "fsdp":
             if workers.number() == 0:  # sharded modules cannot be copied, and a pipeline is made of copies
                 self._whole = copy.deepcopy(stage.module).cpu()
@@ -90,9 +91,8 @@ def shard(module: nn.Module) -> None:
         fully_shard(root, mesh=mesh, mp_policy=policy)
         for part in root.modules():
             if isinstance(part, FSDPModule):
-                part.set_reduce_scatter_unused_params(
-                    True, recurse=False
-                )  # one worker may have used what others do not
+                # One worker may have used a weight that the others have not.
+                part.set_reduce_scatter_unused_params(True, recurse=False)
                 part.set_force_sum_reduction_for_comms(device.type == "cpu")  # gloo has no mean
 
 

@@ -150,6 +150,7 @@ def test_each_worker_holds_half_of_weights_moments_and_average_and_sums_in_float
     ("changes", "message"),
     [
         ({"workers": 1}, "sharding is fsdp, but 1 worker has nobody to share with"),
+        ({"workers": 2, "compile": True}, "compile and sharding fsdp do not go together"),
         ({"workers": 2, "engine": "local"}, "engine local is one process"),
         ({"workers": 2, "adversarial_weight": 0.5}, "adversarial_balance is adaptive, .*--adversarial-balance fixed"),
     ],
