@@ -1,6 +1,7 @@
 """Training on Ray Train: what is lost is done again, what is wrong ends it at once, in one line."""
 
 import os
+import signal
 import socket
 import threading
 import time
@@ -128,6 +129,16 @@ def test_a_cluster_that_somebody_else_started_here_is_left_alone(monkeypatch: py
     ray_trainer._start(made(world, Path("unused"), ray_address="head:6379"))
     assert asked["address"] == "head:6379"
     assert "num_cpus" not in asked
+
+
+def test_ctrl_c_stays_an_interrupt_where_ray_leaves_as_if_all_were_done() -> None:
+    from nuwa.train.ray_trainer import _own_interrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), _own_interrupt():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as Ray Train puts a handler of its own there
+        raise SystemExit(0)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 class Blind:
