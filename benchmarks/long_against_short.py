@@ -14,9 +14,9 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 LONG, DRAWN = "trained on long, diffusion over diffusion", "drawn"
 OVERLAPS = (1, 8)
 SHORT = {f"trained on short, autoregression, o = {overlap}": overlap for overlap in OVERLAPS}
+Kind = Literal["long", "short"]
 POSITIONS = 15
 """Frames of each video whose quality is judged, in the middle of as many blocks."""
 SPANS = 5
@@ -63,13 +64,13 @@ class MeasureLong:
     """Frames of the stories."""
     stories: int = 10
     """Stories per training seed."""
-    steps: int = 400
+    steps: int = 350
     """Optimiser steps of each arm."""
     batch: int = 8
     """Windows per step."""
     temporal_lr_factor: float = 5.0
     """As in benchmarks.injection."""
-    sampler_steps: int = 10
+    sampler_steps: int = 8
     """Per window."""
     guidance: float = 1.0
     """Classifier-free guidance scale; 1 is none and takes half the time."""
@@ -131,9 +132,9 @@ def start_folder(config: MeasureLong) -> Path:
     return folder
 
 
-def training_of(config: MeasureLong, arm: str, seed: int) -> "TrainConfig":
-    """The training of an arm: long, both strides with the ends given at stride 1; short, stride 1 with none, the first
-    or the first few frames given.
+def training_of(config: MeasureLong, kind: Kind, seed: int) -> "TrainConfig":
+    """Long: windows of both strides in turn, nothing given at stride 15 and the ends at stride 1. Short: stride 1 only,
+    with nothing, the first or the first few frames given, as autoregression has it.
     """
     from nuwa.train.config import TrainConfig
 
@@ -142,11 +143,11 @@ def training_of(config: MeasureLong, arm: str, seed: int) -> "TrainConfig":
         stage="mtd",
         dataset=data,
         init=start_folder(config),
-        output=config.work / f"{'long' if arm == LONG else 'short'}-{seed}",
-        depth=2 if arm == LONG else 1,
+        output=config.work / f"{kind}-{seed}",
+        depth=2 if kind == "long" else 1,
         global_mask_frac=0.0,
-        first_frame_frac=0.0 if arm == LONG else 0.3,
-        prediction_frac=0.0 if arm == LONG else 0.4,
+        first_frame_frac=0.0 if kind == "long" else 0.3,
+        prediction_frac=0.0 if kind == "long" else 0.4,
         infilling_frac=0.0,
         condition="latents",
         hop=8,
@@ -160,6 +161,14 @@ def training_of(config: MeasureLong, arm: str, seed: int) -> "TrainConfig":
         seed=seed,
         engine="local",
     )
+
+
+@lru_cache(1)
+def trained(config: MeasureLong, kind: Kind, seed: int) -> "NuwaXLPipeline":
+    """The pipeline of an arm, which is trained first if it is not."""
+    from nuwa.generate.pipeline_folder import load_pipeline
+
+    return load_pipeline(arms.train_to(training_of(config, kind, seed), config.steps))
 
 
 def gathered(config: MeasureLong, arm: str) -> Values:
@@ -186,9 +195,7 @@ def measured(config: MeasureLong, arm: str, seed: int, number: int) -> Values:
     scenes = story_of(config, arm, seed, number)
     if arm == DRAWN:
         return judged(stories.draw_frames(scenes, SIZE_PX, SIZE_PX, FPS), scenes)
-    from nuwa.generate.pipeline_folder import load_pipeline
-
-    pipe = load_pipeline(arms.train_to(training_of(config, arm, seed), config.steps))
+    pipe = trained(config, "long" if arm == LONG else "short", seed)
     video = film(config, pipe, [silent_prompt(scene) for scene in scenes], SHORT.get(arm), 1000 * seed + number)
     name = "long" if arm == LONG else f"short-o{SHORT[arm]}"
     stories.write_sheet(config.work / "stories" / f"{name}-{seed}-{number:02d}.png", video, {"frames": len(video)})

@@ -48,7 +48,7 @@ def test_episodes_are_a_dataset_whose_frames_show_their_prompts(tmp_path: Path) 
 def test_the_arms_train_alike_but_for_strides_and_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(long_against_short, "start_folder", lambda config: None)
     config = MeasureLong(work=tmp_path, episodes=1, episode_frames=FRAMES)
-    long, short = (vars(resolve(long_against_short.training_of(config, arm, 4))) for arm in (LONG, next(iter(SHORT))))
+    long, short = (vars(resolve(long_against_short.training_of(config, kind, 4))) for kind in ("long", "short"))
     differ = {name for name, value in long.items() if short[name] != value}
     assert differ == {"output", "depth", "first_frame_frac", "prediction_frac"}
     assert (long["depth"], short["depth"]) == (2, 1)  # strides 15 and 1, and 1 alone
