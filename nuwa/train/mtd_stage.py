@@ -1,7 +1,7 @@
 """mtd: the denoiser of windows learns from windows of L frames at every stride."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -70,7 +70,10 @@ class MtdStage:
     def _denoiser(self, samples: Sequence[WindowSample]) -> Denoiser:
         """The network; where there are images, told which rows they are."""
         mixes = [sample.mixes_frames for sample in samples]
-        return self.module if all(mixes) else partial(self.module, mixes_frames=torch.tensor(mixes, device=self.device))
+        if all(mixes):
+            return self.module
+        network: Callable[..., torch.Tensor] = self.module
+        return partial(network, mixes_frames=torch.tensor(mixes, device=self.device))
 
     def _by_level(self, per_window: torch.Tensor, samples: Sequence[WindowSample]) -> Losses:
         """`loss/level_k` of the windows, `loss/images` of the rows of images; each (n,) of `per_window` (b,)."""
