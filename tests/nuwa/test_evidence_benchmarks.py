@@ -1,5 +1,6 @@
 """Evidence by training, on a tiny dataset: arms differ in what they are meant to, and a killed benchmark goes on."""
 
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def no_training(*_: Any) -> Path:
 def test_autoencoders_differ_in_their_temporal_layers_only_and_a_killed_one_goes_on(
     given: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = MeasureInit(**given, work=tmp_path, quick=True, results=tmp_path / "no.md")
+    small, results = {"steps": 2, "marks": 1, "episodes": 2}, tmp_path / "RESULTS.md"
+    config = MeasureInit(**given, **small, work=tmp_path / "work", results=results)
     train_to, trained = arms.train_to, []
 
     def killed_at_the_second(*words: Any) -> Path:
@@ -51,9 +53,17 @@ def test_autoencoders_differ_in_their_temporal_layers_only_and_a_killed_one_goes
         autoencoder_init.main(config)
     autoencoder_init.main(config)
     assert trained == ["none", "random", "random", "identity"], "what was done is not done again"
-    assert "PSNR" in capsys.readouterr().out
-    check_arms(tmp_path / "quick", given["init"])
-    assert not (tmp_path / "no.md").exists()
+    check_arms(tmp_path / "work", given["init"])
+    check_section(results, capsys.readouterr().out, "autoencoder-init")
+
+
+def check_section(results: Path, printed: str, name: str) -> None:
+    """What is printed stands in the file, with the order's verdict and a picture that can be read."""
+    text = results.read_text("utf-8")
+    assert printed.strip() in text
+    assert f"<!-- {name} -->" in text
+    assert "the paper's order" in text
+    assert ElementTree.parse(results.parent / "figures" / f"{name}.svg").getroot().tag.endswith("svg")
 
 
 def check_arms(work: Path, init: Path) -> None:
@@ -87,10 +97,12 @@ def test_injections_start_from_the_same_image_weights(given: dict[str, Path], tm
 def test_injections_are_compared(
     given: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = MeasureInjection(**given, work=tmp_path, quick=True, results=tmp_path / "no.md")
+    small, results = {"steps": 2, "marks": 1, "episodes": 2, "sampler_steps": 2}, tmp_path / "RESULTS.md"
+    config = MeasureInjection(**given, **small, work=tmp_path / "work", results=results)
     injection.main(config)
     first = capsys.readouterr().out
     assert "the paper's order symmetric > up_only > single_scale" in first
+    check_section(results, first, "injection")
     monkeypatch.setattr(arms, "train_to", no_training)
     injection.main(config)
     assert capsys.readouterr().out == first
@@ -100,14 +112,16 @@ def test_injections_are_compared(
 def test_depths_see_as_many_frames_and_a_finished_one_is_read_back(
     given: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = MeasureDepth(
-        **given, work=tmp_path, lengths=(5, 3), frames=17, batch_frames=15, quick=True, results=tmp_path / "no.md"
-    )
+    monkeypatch.setattr(depth_and_length, "GAUSSIAN", ((5, 1), (5, 2)))
+    monkeypatch.setattr(depth_and_length, "GAUSSIAN_FRAMES", (5, 17))
+    small, results = {"steps": 2, "stories": 2, "sampler_steps": 2, "batch_frames": 15}, tmp_path / "RESULTS.md"
+    config = MeasureDepth(**given, **small, work=tmp_path / "work", lengths=(5, 3), frames=17, results=results)
     assert [depth_and_length.training_of(config, length).batch for length in config.lengths] == [3, 5]
     assert [depth_and_length.training_of(config, length).depth for length in config.lengths] == [2, 4]
     depth_and_length.main(config)
     first = capsys.readouterr().out
     assert "toy FVD" in first
+    check_section(results, first, "depth-and-length")
     monkeypatch.setattr(arms, "train_to", no_training)
     depth_and_length.main(config)
     assert capsys.readouterr().out == first
