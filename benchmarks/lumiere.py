@@ -287,12 +287,10 @@ JOINS = (
 
 
 def _models(config: Benchmark) -> tuple[NuwaXLPipeline, StunetPipeline]:
+    if config.stunet is None and not config.quick:
+        raise NuwaError("this part needs a trained space-time U-Net; give --stunet FOLDER, or try it out with --quick")
     nuwa = load_pipeline(config.nuwa)
-    if config.stunet is not None:
-        return nuwa, load_stunet(config.stunet)
-    if config.quick:
-        return nuwa, inflated(nuwa)
-    raise NuwaError("this part needs a trained space-time U-Net; give --stunet FOLDER, or try it out with --quick")
+    return nuwa, inflated(nuwa) if config.stunet is None else load_stunet(config.stunet)
 
 
 def _walk(config: Benchmark) -> Walk:

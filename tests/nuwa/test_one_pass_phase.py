@@ -1,14 +1,17 @@
 """The measures of benchmarks.lumiere: phase errors and window borders whose truth is known."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks import lumiere
 from benchmarks.hero_phase import CHANCE, PERIOD_S, fast_scenes, phase_error, phases
 from benchmarks.window_borders import border_errors, ratio
 from demo import world
+from nuwa.hierarchy import NuwaError
 
 FPS, FRAMES = 8.0, 40
 
@@ -58,3 +61,17 @@ def test_borders_are_the_frames_where_windows_begin_or_end() -> None:
     assert ratio([(borders, interior)]) == 4.0
     assert len(border_errors(video, window=4, overlap=2)[0]) == 5  # at 2, 4, 6, 8, 10
     assert np.isnan(ratio([border_errors(video[:, :4], window=4, overlap=0)]))
+
+
+def test_a_static_video_is_its_image_and_a_peer_that_is_missing_is_said_to_be(tmp_path: Path) -> None:
+    rows = [line.split("|")[1:3] for line in lumiere.static(lumiere.Benchmark(quick=True, peers=tmp_path))]
+    answers = {row[0].strip(): row[1].strip() for row in rows if len(row) == 2}
+    assert float(answers["ours"]) < 1e-5
+    assert answers["lumiere-pytorch"] == "not installed"
+
+
+def test_what_the_benchmark_cannot_measure_is_one_line() -> None:
+    with pytest.raises(NuwaError, match="needs a trained space-time U-Net; give --stunet FOLDER"):
+        lumiere.phase(lumiere.Benchmark())
+    with pytest.raises(NuwaError, match="videos 0"):
+        lumiere.Benchmark(videos=0)
