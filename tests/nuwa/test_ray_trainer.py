@@ -134,10 +134,14 @@ def test_a_cluster_that_somebody_else_started_here_is_left_alone(monkeypatch: py
 def test_ctrl_c_stays_an_interrupt_where_ray_leaves_as_if_all_were_done() -> None:
     from nuwa.train.ray_trainer import _own_interrupt
 
+    def leave() -> None:
+        with _own_interrupt():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # as Ray Train puts a handler of its own there
+            raise SystemExit(0)
+
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), _own_interrupt():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # as Ray Train puts a handler of its own there
-        raise SystemExit(0)
+    with pytest.raises(KeyboardInterrupt):
+        leave()
     assert signal.getsignal(signal.SIGINT) is before
 
 
