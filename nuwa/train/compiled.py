@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from diffusers import AutoencoderKL
 from torch import nn
-from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo.exc import BackendCompilerFailed, TorchDynamoException
 
 from nuwa.models.vae import TemporalVAE
 from nuwa.train.config import TrainError
@@ -23,7 +23,8 @@ def check_compiler(device: torch.device) -> None:
     try:
         torch.compile(torch.cos)(torch.ones(2, device=device))
     except (TorchDynamoException, RuntimeError, OSError) as error:
-        cause = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()
+        inner = error.inner_exception if isinstance(error, BackendCompilerFailed) else error
+        cause = next((line.strip() for line in str(inner).splitlines() if line.strip()), type(inner).__name__)
         raise TrainError(
             f"compile: torch.compile cannot make code for {device.type} here ({cause}); install a C++ compiler "
             "(g++), or leave --compile away"

@@ -7,7 +7,7 @@ with the next; nothing here draws from the random numbers of the training.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -58,13 +58,6 @@ class Shown:
         """Single pictures, (b 3 h w) in about [−1, 1], and how sharp they are."""
         frames = uint8_of(decoded[:, :, None])
         return cls(frames, None, {"gradient_energy": float(gradient_energy(frames).mean())})
-
-
-class Showing(Protocol):
-    """A stage that can show what it has learned."""
-
-    def show(self) -> Shown:
-        """A sample by the module's present weights, in eval mode, without gradients."""
 
 
 def write_sample(shown: Shown, output: Path, step: int) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 from torch._dynamo.exc import BackendCompilerFailed
 from torch._inductor.exc import InvalidCxxCompiler
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from nuwa.generate.pipeline_folder import load_pipeline, save_pipeline
 from nuwa.train import loop, utilisation
@@ -73,6 +74,16 @@ def test_a_matrix_costs_twice_its_multiplications_three_times_over() -> None:
     network = nn.Sequential(nn.Linear(8, 16, bias=False), nn.Linear(16, 4, bias=False))
     first, second = 2 * 5 * 8 * 16, 2 * 5 * 16 * 4
     assert flops_of(network, torch.randn(5, 8)) == 2 * first + 3 * second
+
+
+def test_a_whole_network_counts_as_torch_counts_it() -> None:
+    network = build().denoiser_global
+    latents, prompts = torch.randn(1, 4, 4, 8, 8), torch.randn(1, 8, 8)
+    with FlopCounterMode(display=False) as theirs:
+        network(latents, torch.tensor([5]), prompts).sum().backward()
+    with StepFlops() as ours:
+        network(latents, torch.tensor([5]), prompts).sum().backward()
+    assert ours.total == theirs.get_total_flops() > 0
 
 
 def test_frozen_networks_and_what_is_computed_again_do_not_count() -> None:
