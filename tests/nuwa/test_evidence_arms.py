@@ -17,6 +17,7 @@ from benchmarks.arms import (
     remembered,
     verdict_of,
 )
+from nuwa.evaluate.bootstrap import Estimate
 
 SOURCES = np.repeat(np.arange(10), 2)
 
@@ -74,6 +75,12 @@ def test_arms_are_compared_on_the_same_windows() -> None:
     assert verdict_of(apart) == "as in the paper"
     assert verdict_of(advantage(measure(values), "bad", "good", SOURCES)) == "**the other way round**"
     assert verdict_of(advantage(measure(values), "good", "good", SOURCES)) == "not told apart"
+
+
+def test_an_interval_across_zero_tells_nothing() -> None:
+    assert verdict_of(Estimate(0.1, -0.1, 0.3)) == "not told apart"
+    assert verdict_of(Estimate(-0.1, -0.3, 0.1)) == "not told apart"
+    assert verdict_of(Estimate(0.1)) == "no interval"
 
 
 @pytest.mark.parametrize(
