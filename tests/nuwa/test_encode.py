@@ -57,6 +57,13 @@ def test_training_from_latents_equals_training_from_footage(world: Path, tmp_pat
     assert encoded == pytest.approx(usual, abs=1e-5)
 
 
+def test_a_training_goes_over_to_latents_when_it_is_continued(world: Path, tmp_path: Path) -> None:
+    usual = losses_of(made(world, tmp_path / "usual"))
+    train(made(world, tmp_path / "moved"), ignore, until=1)
+    moved = losses_of(made(world, tmp_path / "moved", latents=world / "latents"))
+    assert moved == pytest.approx({2: usual[2]}, abs=1e-5)
+
+
 @pytest.mark.parametrize(("stage", "changes"), WITHOUT_FOOTAGE)
 def test_neither_footage_nor_autoencoder_is_needed(
     world: Path, tmp_path: Path, stage: str, changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
