@@ -56,8 +56,10 @@ class Steps:
         steps = torch.randint(len(self.alphas_cumprod), (len(self.z0),), device=self.z0.device)
         known = (self.z0 * self.mask, self.mask, self.stride)
         with torch.autocast("cuda", torch.bfloat16, enabled=self.way.autocast):
-            schedule = (self.alphas_cumprod, "v_prediction")
-            loss = denoising_loss(self.network, self.z0, eps, steps, self.prompts, *schedule, *known).mean()
+            per_window = denoising_loss(
+                self.network, self.z0, eps, steps, self.prompts, self.alphas_cumprod, "v_prediction", *known
+            )
+            loss = per_window.mean()
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimizer.step()
