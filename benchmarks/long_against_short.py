@@ -91,8 +91,17 @@ def main(config: MeasureLong) -> None:
     _check(config)
     torch.set_num_threads(config.threads)
     if config.quick:
-        short = {"episodes": 2, "steps": 2, "batch": 2, "stories": 2, "frames": 31, "sampler_steps": 1}
-        config = dataclasses.replace(config, work=config.work / "quick", seeds=config.seeds[:1], **short)
+        config = dataclasses.replace(
+            config,
+            work=config.work / "quick",
+            seeds=config.seeds[:1],
+            episodes=2,
+            steps=2,
+            batch=2,
+            stories=2,
+            frames=31,
+            sampler_steps=1,
+        )
     arms.claim(
         config.work, {name: value for name, value in vars(config).items() if name not in ("work", "results", "threads")}
     )

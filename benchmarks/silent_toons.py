@@ -75,7 +75,9 @@ def _run(number: int, scenes: Sequence[world.Scene]) -> dict[str, object]:
 
 
 def _write_table(folder: Path, rows: list[dict[str, object]]) -> None:
-    """One Parquet part; clips also have the column of motion scores, empty."""
+    """One Parquet part, whole or not there; clips also have the column of motion scores, empty."""
+    if folder.is_dir():
+        return
     table = pa.Table.from_pylist(rows)
     if "caption" in table.column_names:
         table = table.append_column("motion_score", pa.nulls(len(rows), pa.float64()))

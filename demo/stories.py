@@ -129,10 +129,10 @@ def read_sheet(path: Path) -> tuple[Video, dict[str, object]] | None:
     """What `write_sheet` wrote; None where there is nothing, or something else."""
     try:
         with Image.open(path) as image:
-            made_with, sheet = json.loads(image.text[MADE_WITH]), np.asarray(image.convert("RGB"))
+            made_with, sheet = json.loads(image.info[MADE_WITH]), np.asarray(image.convert("RGB"))
         height, width = int(made_with.pop("height")), int(made_with.pop("width"))
         frames = sheet.reshape(-1, height, SHEET_COLUMNS, width, 3).swapaxes(1, 2).reshape(-1, height, width, 3)
-    except (OSError, UnidentifiedImageError, AttributeError, KeyError, ValueError, TypeError):
+    except (OSError, UnidentifiedImageError, KeyError, ValueError, TypeError):
         return None
     return frames[: int(made_with["frames"])], made_with
 

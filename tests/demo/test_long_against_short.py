@@ -1,6 +1,7 @@
 """Evidence about training on long videos: its data, its two trainings, and verdicts from made-up measurements."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,10 @@ def test_episodes_are_a_dataset_whose_frames_show_their_prompts(tmp_path: Path) 
     assert [probe.read_frame(frame).place for frame in sample.frames] == [scenes[4 * n].place for n in range(5)]
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.mp4")}
     assert silent_toons.write_episodes(tmp_path / "data", 2, FRAMES, seed=5) == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.mp4")} == before
+    shutil.rmtree(folder / "runs")  # as if stopped right before the end
+    again = read_runs(silent_toons.write_episodes(tmp_path / "data", 2, FRAMES, seed=5))
+    assert [(run.path, run.prompts) for run in again] == [(run.path, run.prompts) for run in runs]
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.mp4")} == before
 
 
