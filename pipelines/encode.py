@@ -4,13 +4,16 @@ The same command again does what is missing; one that has nothing to do starts n
 """
 
 import sys
+import time
 from dataclasses import dataclass
+from functools import partial
 
 from rich.progress import Progress
 from tyro.conf import Positional
 
 from nuwa.train.encode_config import EncodeConfig, check_config
 from pipelines import cli
+from pipelines.generation_progress import BETWEEN_LINES_S
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +44,26 @@ def main(config: Encode) -> None:
         f"{in_words(job.missing_bytes)}",
         flush=True,
     )
-    with Progress(transient=True) as progress:
-        task = progress.add_task("windows", total=job.windows)
-        run(job, lambda written: progress.advance(task, written.windows))
+    seen = sys.stdout.isatty()
+    with Progress(transient=True, disable=not seen) as progress:
+        bar = partial(progress.advance, progress.add_task("windows", total=job.windows))
+        advance = bar if seen else _Log(job.windows).advance
+        run(job, lambda written: advance(written.windows))
     print(f"latents: {config.output}")
+
+
+class _Log:
+    """A line now and then, for a log file."""
+
+    def __init__(self, windows: int) -> None:
+        self.windows, self.done, self.last_s = windows, 0, time.monotonic()
+
+    def advance(self, windows: int) -> None:
+        """Count windows that are done."""
+        self.done += windows
+        if time.monotonic() - self.last_s >= BETWEEN_LINES_S:
+            self.last_s = time.monotonic()
+            print(f"windows {self.done}/{self.windows}", flush=True)
 
 
 if __name__ == "__main__":
