@@ -273,6 +273,7 @@ def report(config: MeasureInit, found: dict[str, dict[int, Values]], real: Value
         f"Image autoencoder of `{config.init}`, {config.steps} steps of {config.batch} windows on `{config.dataset}`, "
         f"seed {config.seed}; {len(windows.sources)} held-out windows of {config.episodes} episodes, two thirds of "
         "stride 1. Intervals: 95 %, episodes drawn again with replacement; arms are compared on the same windows. "
+        "One training of each arm: how much another seed would change is not in the intervals. "
         "Flicker (static regions) and change of the error, in grey levels, are of stride 1 only; the flicker of the "
         f"windows themselves is {truth:.2f}. Toy FVD: random 3-D convolutions, {FEATURES} wide.",
         "",

@@ -254,7 +254,8 @@ def trained_lines(config: MeasureDepth, found: dict[str, Stories]) -> list[str]:
         f"{pooled_frechet(others.features, real.features):.3f}. Seam ratio: second difference at keyframes over the "
         f"interior; drawn, at the places of L = {config.lengths[0]}: "
         f"{worst_ratio({'drawn': real})('drawn', sources):.2f}. Sharpness of the drawn ones "
-        f"{real.measured.sharpness.mean():.3f}. Intervals: 95 %, stories drawn again with replacement.",
+        f"{real.measured.sharpness.mean():.3f}. Intervals: 95 %, stories drawn again with replacement; "
+        "one training of each arm.",
         "",
         *arms.measure_table(measures, list(found), sources),
         "",
