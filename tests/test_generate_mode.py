@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 
 from nuwa.generate import large_video
+from nuwa.generate.modes import Source, read_given
 from nuwa.generate.multidiffusion import cuts
 from nuwa.generate.one_pass import ClipSampler
+from nuwa.generate.pictures import Size
 from nuwa.generate.stunet_pipeline import save_stunet
 from nuwa.generate.style_folder import load_style, stored_style
 from nuwa.generate.video_files import write_video
@@ -79,6 +81,7 @@ MODES = {
     "cinemagraph": "--image image.png --mask mask.mp4",
     "extend": "--video video.mp4 --frames 11",
 }
+LATENTS = pytest.param("latents", marks=pytest.mark.slow)  # the same with an autoencoder, to keep the default run short
 FRAMES = {"inpaint": 6, "outpaint": 6, "extend": 11}
 
 
@@ -100,7 +103,7 @@ def expected(mode: str) -> tuple[np.ndarray, np.ndarray]:
     return shown, known
 
 
-@pytest.mark.parametrize("model", ["pixels", "latents"])
+@pytest.mark.parametrize("model", ["pixels", LATENTS])
 @pytest.mark.parametrize("mode", list(MODES))
 def test_every_mode_makes_a_clip_that_keeps_what_is_known(here: Path, mode: str, model: str) -> None:
     assert run(command("--mode", mode, *MODES[mode].split(), model=model)) == 0
@@ -228,7 +231,7 @@ def test_a_style_moves_the_clip_and_its_strength_decides_how_far(here: Path) -> 
     assert len(style["weights_sha256"]) == 64
 
 
-@pytest.mark.parametrize("model", ["pixels", "latents"])
+@pytest.mark.parametrize("model", ["pixels", LATENTS])
 def test_super_resolution_makes_clips_larger_in_segments(here: Path, model: str) -> None:
     words = ["--ssr", model, "--ssr-steps", "1", "--ssr-segment", "5", "--frames", "8"]
     change, scale = ([], 2) if model == "pixels" else (["--upscale", "3", "--ssr-tile-px", "24"], 3)
@@ -387,3 +390,11 @@ def test_a_style_that_changes_meanwhile_is_not_used(here: Path) -> None:
     clip_stack.make_unet(3, seed=6).save_pretrained("mine")
     with pytest.raises(NuwaError, match="has changed since this clip was begun"):
         load_style(style)
+
+
+def test_a_video_longer_than_memory_holds_is_not_read_to_its_end(here: Path) -> None:
+    source = Source(mode="inpaint", video=Path("video.mp4"), mask=Path("mask.png"))
+    with pytest.raises(NuwaError, match="more than the 5 frames at 4 fps that the memory here holds"):
+        read_given(source, None, 8, 4.0, Size(SIZE, SIZE), most=5)
+    assert read_given(source, None, 8, 4.0, Size(SIZE, SIZE), most=6).num_frames == 6
+    assert read_given(source, 4, 8, 4.0, Size(SIZE, SIZE), most=5).num_frames == 4

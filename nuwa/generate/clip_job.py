@@ -105,14 +105,16 @@ def run(job: ClipJob, on_progress: OnProgress) -> str:
 def _given(config: GenerateConfig, source: Source, story: Story, stored: StoredPipeline, fps: float) -> Given:
     """Known pixels, and with them the length of the clip. NuwaError for one that no memory here holds."""
     default = len(frame_prompts(story, fps, config.frames))
-    needed = default * stored.height * stored.width * _HELD_PER_PIXEL
+    per_frame = stored.height * stored.width * _HELD_PER_PIXEL
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > memory:
+    if default * per_frame > memory:
         raise NuwaError(
-            f"a clip of {default} frames of {stored.width}×{stored.height} px takes more than {needed / 2**30:.0f} GiB "
-            f"in one pass, and this machine has {memory / 2**30:.0f}; ask for fewer --frames, or use NUWA-XL"
+            f"a clip of {default} frames of {stored.width}×{stored.height} px takes more than "
+            f"{default * per_frame / 2**30:.0f} GiB in one pass, and this machine has {memory / 2**30:.0f}; "
+            "ask for fewer --frames, or use NUWA-XL"
         )
-    return read_given(source, config.frames, default, fps, Size(stored.height, stored.width, config.fit))
+    size = Size(stored.height, stored.width, config.fit)
+    return read_given(source, config.frames, default, fps, size, memory // per_frame)
 
 
 def _sampling(config: GenerateConfig, fps: float) -> ClipSampling:

@@ -85,10 +85,11 @@ class Given:
         return int(self.known.mask.shape[1])
 
 
-def read_given(source: Source, frames: int | None, default: int, fps: float, size: Size) -> Given:
+def read_given(source: Source, frames: int | None, default: int, fps: float, size: Size, most: int) -> Given:
     """Known pixels in a clip of `frames` frames at `fps`, read and checked.
 
     frames: None = as many as the video has that is painted into, `default` in every other mode
+    most: frames that memory holds; a longer video is not read further
     NuwaError, one line naming the file, for what cannot be read or does not fit. All frames are in memory.
     """
     from nuwa.generate import masks  # torch takes seconds to import
@@ -115,26 +116,27 @@ def read_given(source: Source, frames: int | None, default: int, fps: float, siz
                 )
             return Given(masks.extension(_tensor(pictures), count), (_told(source, "video", pictures),))
         case "inpaint":
-            pictures = _video(source, frames, fps, size)
+            pictures = _video(source, frames, fps, size, most)
             region = _region(source, len(pictures), fps, size)
             known = masks.inpainting(_tensor(pictures), _flags(region))
             return Given(known, (_told(source, "video", pictures), _told(source, "mask", region)))
         case "outpaint":
-            return _outpainted(source, frames, fps, size)
+            return _outpainted(source, frames, fps, size, most)
 
 
-def _outpainted(source: Source, frames: int | None, fps: float, size: Size) -> Given:
+def _outpainted(source: Source, frames: int | None, fps: float, size: Size, most: int) -> Given:
     from nuwa.generate import masks
 
     if source.place is None:
-        pictures = _video(source, frames, fps, None)
+        pictures = _video(source, frames, fps, None, most)
         height, width = pictures[0].shape[:2]
         left, top = (size.width - width) // 2, (size.height - height) // 2
     else:
         left, top, width, height = source.place
         if min(width, height) < 1:
             raise NuwaError(f"--place {left} {top} {width} {height} is no box; give left, top, width and height in px")
-        pictures = _video(source, frames, fps, Size(height, width, "scale" if size.fit == "exact" else size.fit))
+        fit = Size(height, width, "scale" if size.fit == "exact" else size.fit)
+        pictures = _video(source, frames, fps, fit, most)
     if min(left, top, size.width - left - width, size.height - top - height) < 0 or (height, width) == (
         size.height,
         size.width,
@@ -157,10 +159,15 @@ def _image(source: Source, size: Size) -> Picture:
     return read_image(_path(source, "image"), size)
 
 
-def _video(source: Source, frames: int | None, fps: float, size: Size | None) -> list[Picture]:
-    """All pictures, or the first `frames`. NuwaError for fewer than two, and for fewer than that."""
+def _video(source: Source, frames: int | None, fps: float, size: Size | None, most: int) -> list[Picture]:
+    """All pictures, or the first `frames`. NuwaError for fewer than two, fewer than that, and more than `most`."""
     path = _path(source, "video")
-    pictures = list(read_video(path, fps, size, frames))
+    pictures = list(read_video(path, fps, size, most + 1 if frames is None else frames))
+    if len(pictures) > most:
+        raise NuwaError(
+            f"video {path} has more than the {most} frames at {fps:g} fps that the memory here holds in one pass; "
+            "give --frames to take its beginning"
+        )
     if frames is not None and len(pictures) < frames:
         raise NuwaError(
             f"video {path} has {len(pictures)} frames at {fps:g} fps, {frames} are asked for; ask for fewer --frames"
