@@ -239,8 +239,8 @@ def report(config: MeasureInjection, found: dict[str, dict[int, Values]], source
         f"on `{config.dataset}`, seed {config.seed}; {len(sources)} held-out windows of {config.episodes} episodes, "
         f"true ends given. Loss (v-prediction) of the frames between, at fixed noise and five diffusion steps; frames "
         f"sampled with {config.sampler_steps} steps, no guidance, the same noise. Intervals: 95 %, episodes drawn "
-        "again with replacement; arms are compared on the same windows. One training of each arm: how much another seed "
-        "would change is not in them.",
+        "again with replacement; arms are compared on the same windows. One training of each arm: how much "
+        "another seed would change is not in them.",
         "",
         *arms.measure_table(measures, ARMS, sources),
         "",
