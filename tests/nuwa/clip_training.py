@@ -1,13 +1,16 @@
 """What tests of the stages of Lumiere share: a tiny dataset, tiny folders to start from, settings."""
 
 import dataclasses
+from functools import cache
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
+from nuwa.data.runs import read_runs
 from nuwa.generate.pipeline_folder import save_pipeline
-from nuwa.generate.stunet_pipeline import save_stunet
+from nuwa.generate.stunet_pipeline import StunetPipeline, save_stunet
+from nuwa.train.clip_components import starting_clip_pipeline
 from nuwa.train.config import TrainConfig
 from nuwa.train.config_checks import resolve
 from nuwa.train.progress import Progress
@@ -46,6 +49,12 @@ def made(world: Path, output: Path, **changes: object) -> TrainConfig:
         precision="fp32",
     )
     return resolve(dataclasses.replace(small, **changes))  # type: ignore[arg-type]
+
+
+@cache
+def started(world: Path, init: str, stage: str) -> StunetPipeline:
+    """What a stage starts from; read once, stages train copies."""
+    return starting_clip_pipeline(made(world, world, stage=stage, init=world / init), read_runs(world / "ds")[0])
 
 
 def quiet(_: Progress) -> None:

@@ -11,11 +11,10 @@ from nuwa.generate.pipeline_folder import load_pipeline
 from nuwa.generate.stunet_pipeline import load_stunet
 from nuwa.hierarchy import NuwaError
 from nuwa.models.ssr import SuperResolutionUNet
-from nuwa.train.clip_components import starting_clip_pipeline
 from nuwa.train.loop import train
 from nuwa.train.ssr_stage import SsrStage, coarse
 from nuwa.train.stages import video_of
-from tests.nuwa.clip_training import CPU, made, make_world, quiet, same, tensors_of
+from tests.nuwa.clip_training import CPU, made, make_world, quiet, same, started, tensors_of
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +22,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_world(tmp_path_factory.mktemp("world"))
 
 
-def stage_of(world: Path, **changes: object) -> SsrStage:
-    config, runs = made(world, Path("unused"), stage="ssr", **changes), read_runs(world / "ds")
-    return SsrStage(config, starting_clip_pipeline(config, runs[0]), runs, CPU)
+def stage_of(world: Path, init: str = "tiny", **changes: object) -> SsrStage:
+    config = made(world, Path("unused"), stage="ssr", init=world / init, **changes)
+    return SsrStage(config, started(world, init, "ssr"), read_runs(world / "ds"), CPU)
 
 
 def inputs_of(stage: SsrStage, monkeypatch: pytest.MonkeyPatch) -> tuple[torch.Tensor, ...]:
@@ -37,14 +36,15 @@ def inputs_of(stage: SsrStage, monkeypatch: pytest.MonkeyPatch) -> tuple[torch.T
     return z0, *known
 
 
-@pytest.mark.parametrize("init", ["tiny", "pixels"])
-def test_two_steps_and_two_more_equal_four(world: Path, tmp_path: Path, init: str) -> None:
+@pytest.mark.parametrize("init", ["tiny", pytest.param("pixels", marks=pytest.mark.slow)])  # slow: three trainings
+def test_two_steps_and_two_more_equal_four_whatever_is_shown_on_the_way(world: Path, tmp_path: Path, init: str) -> None:
     train(made(world, tmp_path / "one", stage="ssr", init=world / init), quiet)
     train(made(world, tmp_path / "two", stage="ssr", init=world / init), quiet, until=2)
-    train(made(world, tmp_path / "two", stage="ssr", init=world / init), quiet)
+    train(made(world, tmp_path / "two", stage="ssr", init=world / init, sample_every=2), quiet)
     one, two = tensors_of(tmp_path / "one"), tensors_of(tmp_path / "two")
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
+    assert [path.name for path in (tmp_path / "two/samples").iterdir()] == ["step-000004.mp4"]
 
 
 def test_every_weight_trains_from_those_of_the_image_network(world: Path, tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_the_rest_of_a_folder_stays_as_it_was(world: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("init", ["clips", "pixels"])
 def test_pairs_are_windows_and_their_small_versions(world: Path, init: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = stage_of(world, init=world / init, ssr_noise=0.0)
+    stage = stage_of(world, init, ssr_noise=0.0)
     z0, condition, mask, stride, numbers = inputs_of(stage, monkeypatch)
     assert mask is None
     assert torch.equal(stride, torch.ones(2))
@@ -134,17 +134,3 @@ def test_what_the_user_must_change_is_one_line(
         train(made(world, tmp_path / "run", stage="ssr", **changes), quiet)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("stage", ["stunet", "ssr"])
-def test_samples_on_the_way_change_nothing(world: Path, tmp_path: Path, stage: str) -> None:
-    plain = made(world, tmp_path / "plain", stage=stage, init=world / "pixels", steps=2)
-    shown = made(world, tmp_path / "shown", stage=stage, init=world / "pixels", steps=2, sample_every=1)
-    train(plain, quiet)
-    train(shown, quiet)
-    assert [path.name for path in sorted((tmp_path / "shown/samples").iterdir())] == [
-        "step-000001.mp4",
-        "step-000002.mp4",
-    ]
-    one, two = tensors_of(tmp_path / "plain"), tensors_of(tmp_path / "shown")
-    assert all(torch.equal(one[name], two[name]) for name in one)

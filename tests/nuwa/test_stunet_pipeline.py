@@ -1,9 +1,9 @@
 """The folder of a space-time U-Net: complete, bitwise the same after a round trip, one line for whatever is wrong."""
 
 import json
+import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -126,26 +126,24 @@ def test_a_missing_or_truncated_file_is_named(folder: Path, part: str) -> None:
         load_stunet(folder)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_components_that_do_not_fit_together_are_refused(pipe: StunetPipeline) -> None:
+    pixels, unet = clip_stack.build(ssr=True), clip_stack.make_unet(4)
+    other = stack.build(text_width=16)
+    cases: list[tuple[dict[str, object], str]] = [
         ({"vae": None}, "stunet takes videos of 4 channels, but there is no vae, so that videos have 3"),
-        ({"stunet": clip_stack.build().stunet}, "stunet takes videos of 3 channels, but vae makes latents of 4"),
-        ({"ssr": clip_stack.build(ssr=True).ssr}, "ssr takes videos of 3 channels, but vae makes latents of 4"),
-        ({"text_encoder": stack.build(text_width=16).text_encoder}, "prompts of width 8, but text_encoder makes 16"),
-        ({"stunet": SuperResolutionUNet.from_unet(clip_stack.make_unet(4))}, "stunet is a SuperResolutionUNet"),
-        ({"ssr": SpaceTimeUNet.from_unet(clip_stack.make_unet(4))}, "ssr is a SpaceTimeUNet; a SuperResolutionUNet"),
-        ({"stunet": stack.build().denoiser_global}, "stunet is a MaskTemporalUNet; a SpaceTimeUNet is needed"),
+        ({"stunet": pixels.stunet}, "stunet takes videos of 3 channels, but vae makes latents of 4"),
+        ({"ssr": pixels.ssr}, "ssr takes videos of 3 channels, but vae makes latents of 4"),
+        ({"text_encoder": other.text_encoder}, "prompts of width 8, but text_encoder makes 16"),
+        ({"stunet": SuperResolutionUNet.from_unet(unet)}, "stunet is a SuperResolutionUNet"),
+        ({"ssr": SpaceTimeUNet.from_unet(unet)}, "ssr is a SpaceTimeUNet; a SuperResolutionUNet is needed"),
+        ({"stunet": other.denoiser_global}, "stunet is a MaskTemporalUNet; a SpaceTimeUNet is needed"),
         ({"window_length": 2}, "window_length is 2; it must be a whole number of frames, at least 3"),
         ({"train_fps": 0.0}, "train_fps is 0.0"),
         ({"height": 17}, "frames of 16x17 px do not fit vae"),
         ({"ssr_scale": 1}, "ssr_scale is 1; it must be a whole number of times, at least 2"),
-        ({"ssr_length": np.nan}, "ssr_length is nan"),
-    ],
-)
-def test_components_that_do_not_fit_together_are_refused(
-    pipe: StunetPipeline, changes: dict[str, object], message: str
-) -> None:
-    with pytest.raises(NuwaError, match=message) as caught:
-        StunetPipeline(**(parts(pipe) | changes))
-    assert "\n" not in str(caught.value)
+        ({"ssr_length": math.nan}, "ssr_length is nan"),
+    ]
+    for changes, message in cases:
+        with pytest.raises(NuwaError, match=message) as caught:
+            StunetPipeline(**(parts(pipe) | changes))
+        assert "\n" not in str(caught.value)

@@ -9,14 +9,14 @@ import torch
 from nuwa.data.runs import read_runs
 from nuwa.generate.masks import in_latents
 from nuwa.generate.pipeline_folder import load_pipeline
-from nuwa.generate.stunet_pipeline import StunetPipeline, load_stunet
+from nuwa.generate.stunet_pipeline import load_stunet
 from nuwa.hierarchy import NuwaError
 from nuwa.train.clip_components import starting_clip_pipeline
 from nuwa.train.known_regions import known_mask, masked, task_shares
 from nuwa.train.loop import train
 from nuwa.train.stages import video_of
 from nuwa.train.stunet_stage import StunetStage
-from tests.nuwa.clip_training import CPU, LENGTH, NO_TASKS, TASKS, made, make_world, quiet, same, tensors_of
+from tests.nuwa.clip_training import CPU, LENGTH, NO_TASKS, TASKS, made, make_world, quiet, same, started, tensors_of
 from tests.nuwa.tiny_dataset import write_dataset
 
 
@@ -25,9 +25,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_world(tmp_path_factory.mktemp("world"))
 
 
-def stage_of(world: Path, **changes: object) -> StunetStage:
-    config, runs = made(world, Path("unused"), **changes), read_runs(world / "ds")
-    return StunetStage(config, starting_clip_pipeline(config, runs[0]), runs, CPU)
+def stage_of(world: Path, init: str = "tiny", **changes: object) -> StunetStage:
+    config = made(world, Path("unused"), init=world / init, **changes)
+    return StunetStage(config, started(world, init, "stunet"), read_runs(world / "ds"), CPU)
 
 
 def inputs_of(stage: StunetStage, draws: range, monkeypatch: pytest.MonkeyPatch) -> tuple[torch.Tensor, ...]:
@@ -39,16 +39,19 @@ def inputs_of(stage: StunetStage, draws: range, monkeypatch: pytest.MonkeyPatch)
     return z0, *known
 
 
-@pytest.mark.parametrize("init", ["tiny", "pixels"])
-def test_two_steps_and_two_more_equal_four(world: Path, tmp_path: Path, init: str) -> None:
-    changes = {"init": world / init, "inpainting_frac": 0.5}
+@pytest.mark.parametrize("init", ["tiny", pytest.param("pixels", marks=pytest.mark.slow)])  # slow: three trainings
+def test_two_steps_and_two_more_equal_four_whatever_is_shown_on_the_way(world: Path, tmp_path: Path, init: str) -> None:
+    changes = {"init": world / init, "inpainting_frac": 0.4}
     train(made(world, tmp_path / "one", **changes), quiet)
     train(made(world, tmp_path / "two", **changes), quiet, until=2)
-    train(made(world, tmp_path / "two", **changes), quiet)
+    with pytest.raises(NuwaError, match="holds another training"):
+        train(made(world, tmp_path / "two", **(changes | {"cinemagraph_frac": 0.3})), quiet)
+    train(made(world, tmp_path / "two", sample_every=2, **changes), quiet)
     one, two = tensors_of(tmp_path / "one"), tensors_of(tmp_path / "two")
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert same(load_stunet(tmp_path / "one/model").stunet, load_stunet(tmp_path / "two/model").stunet)
+    assert [path.name for path in (tmp_path / "two/samples").iterdir()] == ["step-000004.mp4"]
 
 
 def test_only_what_inflation_added_trains_and_the_rest_is_carried_over(world: Path, tmp_path: Path) -> None:
@@ -79,11 +82,11 @@ def test_a_folder_of_its_own_kind_goes_on_with_its_length_and_keeps_its_super_re
     assert same(before.stunet.image_unet(), after.stunet.image_unet())
 
 
-def test_without_init_everything_starts_new(world: Path, tmp_path: Path) -> None:
-    train(made(world, tmp_path / "run", init=None, steps=1), quiet)
-    pipe = load_stunet(tmp_path / "run/model")
+def test_without_init_everything_starts_new(world: Path) -> None:
+    pipe = starting_clip_pipeline(made(world, Path("unused"), init=None), read_runs(world / "ds")[0])
     assert pipe.stunet.in_channels == pipe.vae.config.latent_channels == 4
     assert tuple(pipe.stunet.image_config["block_out_channels"]) == (64, 128)
+    assert (pipe.config.height, pipe.config.width, pipe.config.train_fps) == (16, 16, 8.0)
 
 
 def test_clips_have_80_frames_by_default(world: Path) -> None:
@@ -105,7 +108,7 @@ def test_clips_are_conditioned_as_in_generation(
     world: Path, task: str, init: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Masked video encoded, unknown pixels at zero, and a latent given where all of its pixels are."""
-    stage = stage_of(world, init=world / init, **(NO_TASKS | {f"{task}_frac": 1.0}))
+    stage = stage_of(world, init, **(NO_TASKS | {f"{task}_frac": 1.0}))
     z0, condition, mask, stride, numbers = inputs_of(stage, range(4, 6), monkeypatch)
     assert torch.equal(stride, torch.ones(2))
     assert torch.equal(numbers[:, 2], torch.zeros(2))
@@ -176,16 +179,9 @@ def test_a_folder_of_another_kind_is_named(world: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_just_long_enough_is_enough(world: Path, tmp_path: Path) -> None:
-    exact = write_dataset(tmp_path / "ds", [LENGTH])
-    train(made(world, tmp_path / "run", dataset=exact, steps=1, batch=1), quiet)
+    (run,) = read_runs(write_dataset(tmp_path / "ds", [LENGTH]))
+    config = made(world, tmp_path / "run")
+    pipe = starting_clip_pipeline(config, run)
+    assert len(StunetStage(config, pipe, [run], CPU).data) == 1
     with pytest.raises(NuwaError, match=rf"{LENGTH + 1} frames span {LENGTH + 1}, .* \(1 missing\)"):
-        train(made(world, tmp_path / "longer", dataset=exact, length=LENGTH + 1), quiet)
-
-
-def test_a_finished_training_is_one_pipeline_that_another_can_start_from(world: Path, tmp_path: Path) -> None:
-    train(made(world, tmp_path / "one", steps=1), quiet)
-    config = made(world, tmp_path / "two", steps=1, init=tmp_path / "one/model")
-    train(config, quiet)
-    with pytest.raises(NuwaError, match="holds another training"):
-        train(dataclasses.replace(config, cinemagraph_frac=0.3), quiet)
-    assert isinstance(load_stunet(tmp_path / "two/model"), StunetPipeline)
+        StunetStage(dataclasses.replace(config, length=LENGTH + 1), pipe, [run], CPU)
