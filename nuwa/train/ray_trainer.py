@@ -76,13 +76,15 @@ def _start(config: TrainConfig) -> None:
     try:
         if address:
             knock(address)
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, ValueError, RuntimeError, RayError) as error:
+        settings = {} if address else {"include_dashboard": False}
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **settings)
+    except Exception as error:  # a machine that is too busy for Ray's own patience is a bare Exception
+        if not isinstance(error, OSError | ValueError | RuntimeError | RayError) and type(error) is not Exception:
+            raise
         if address is None:
             raise TrainError(
-                f"Ray does not start on this machine ({_first_line(error)}); try --engine local"
+                f"Ray does not start on this machine ({_first_line(error)}); try again when it is less busy, or "
+                "--engine local"
             ) from error
         source = "--ray-address" if config.ray_address else "RAY_ADDRESS"
         raise TrainError(

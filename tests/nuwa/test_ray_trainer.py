@@ -114,6 +114,24 @@ def test_an_address_where_nobody_listens_is_one_line(world: Path, monkeypatch: p
     assert time.monotonic() - began < 60
 
 
+@pytest.mark.parametrize("kind", [Exception, RuntimeError, ValueError, OSError])
+def test_a_machine_too_busy_for_ray_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, world: Path, kind: type[Exception]
+) -> None:
+    import ray
+
+    from nuwa.train import ray_trainer
+
+    def init(**_: object) -> None:
+        raise kind("The current node timed out during startup.\nMore of it.")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    message = r"^Ray does not start on this machine \(The current node timed out during startup\.\); try again"
+    with pytest.raises(TrainError, match=message):
+        ray_trainer._start(made(world, Path("unused")))
+
+
 def test_a_cluster_that_somebody_else_started_here_is_left_alone(monkeypatch: pytest.MonkeyPatch, world: Path) -> None:
     """Without an address Ray joins the cluster that `ray start` left on this machine, and refuses settings for it."""
     import ray
@@ -170,15 +188,15 @@ def test_a_node_that_does_not_see_the_run_folder_is_named(
     nodes = [{"Alive": True, "NodeID": n * 56, "NodeManagerAddress": f"10.0.0.{n}"} for n in "12"]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     monkeypatch.setattr(ray, "get", lambda seen: seen)
-    monkeypatch.setattr(ray_trainer, "_unseen", Blind("output"))
     if has_begun:
         (tmp_path / "run").mkdir()
         (tmp_path / "run/config.json").write_text("{}")
     config = made(world, tmp_path / "run")
-    with pytest.raises(
-        TrainError, match=r"^node 10\.0\.0\.1 does not see the run folder .*/run of this one; put it on"
-    ):
-        ray_trainer._check_nodes(config)
+    for missing, path in (("output", "run"), ("init", "tiny")):
+        monkeypatch.setattr(ray_trainer, "_unseen", Blind(missing))
+        message = rf"^node 10\.0\.0\.1 does not see the {missing} .*/{path} of this one; put it on a file system"
+        with pytest.raises(TrainError, match=message):
+            ray_trainer._check_nodes(config)
     assert (tmp_path / "run").exists() == has_begun
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["config.json"] * has_begun
     monkeypatch.setattr(ray_trainer, "_unseen", Blind("latents"))
