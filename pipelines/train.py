@@ -1,4 +1,4 @@
-"""Train one stage of NUWA-XL on a curated dataset: image-vae, image, vae, mtd, in this order.
+"""Train one stage on a curated dataset: image-vae, image, vae, mtd, in this order, or after vae stunet and ssr.
 
 Each stage leaves a complete pipeline folder in OUTPUT/model, which is the next stage's --init. The same command
 run again resumes; a finished run does nothing.
@@ -18,7 +18,8 @@ from pipelines import cli
 @dataclass(frozen=True, kw_only=True)
 class Train(TrainConfig):
     stage: Positional[str]
-    """What to train: image-vae, image, vae, mtd, in this order; each one's OUTPUT/model is the next one's --init."""
+    """What to train: image-vae, image, vae, mtd, in this order; each one's OUTPUT/model is the next one's --init. Or, from
+    that of vae, stunet and ssr: clips in one pass, and what makes them larger."""
 
 
 def main(config: Train) -> None:
