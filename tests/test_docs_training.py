@@ -17,7 +17,8 @@ from pipelines import cli
 from pipelines.train import Train, main
 
 ROOT = Path(__file__).resolve().parent.parent
-TEXT = (ROOT / "docs/training.md").read_text("utf-8")
+TEXT = (ROOT / "docs/training.md").read_text("utf-8").split("\n## Latents once")[0]
+"""What the page says of training itself; the sections after it are of encoding, curves and workers."""
 RECIPE = [
     shlex.split(line)[2:]
     for line in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)[0].splitlines()

@@ -21,9 +21,10 @@ class ImageRows:
     def __init__(self, runs: Sequence[Run], *, length: int, hop: int = 1) -> None:
         self.length, self.hop = length, hop
         self.runs = sorted(runs, key=lambda run: -run.num_frames)
-        frames = np.array([-(-run.num_frames // hop) for run in self.runs])
-        alive = [int((frames > number).sum()) for number in range(int(frames[0]))]
-        self._ends = np.cumsum(alive, dtype=np.int64)
+        shortest_first = np.array([-(-run.num_frames // hop) for run in reversed(self.runs)])
+        numbers = np.arange(shortest_first[-1])
+        have_it = len(self.runs) - np.searchsorted(shortest_first, numbers, side="right")  # runs with that frame
+        self._ends = np.cumsum(have_it, dtype=np.int64)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) // self.length
