@@ -18,8 +18,8 @@ from pipelines import cli
 @dataclass(frozen=True, kw_only=True)
 class Train(TrainConfig):
     stage: Positional[str]
-    """What to train: image-vae, image, vae, mtd, in this order; each one's OUTPUT/model is the next one's --init. Or, from
-    that of vae, stunet and ssr: clips in one pass, and what makes them larger."""
+    """What to train: image-vae, image, vae, mtd, in this order; each one's OUTPUT/model is the next one's --init. Or,
+    from that of vae, stunet and ssr: clips in one pass, and what makes them larger."""
 
 
 def main(config: Train) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import tyro
 
 from nuwa.data.runs import read_runs
 from nuwa.generate.masks import in_latents
@@ -12,10 +13,12 @@ from nuwa.generate.pipeline_folder import load_pipeline
 from nuwa.generate.stunet_pipeline import load_stunet
 from nuwa.hierarchy import NuwaError
 from nuwa.train.clip_components import starting_clip_pipeline
+from nuwa.train.config_checks import resolve
 from nuwa.train.known_regions import known_mask, masked, task_shares
 from nuwa.train.loop import train
 from nuwa.train.stages import video_of
 from nuwa.train.stunet_stage import StunetStage
+from pipelines.train import Train
 from tests.nuwa.clip_training import CPU, LENGTH, NO_TASKS, TASKS, made, make_world, quiet, same, started, tensors_of
 from tests.nuwa.tiny_dataset import write_dataset
 
@@ -185,3 +188,11 @@ def test_a_run_just_long_enough_is_enough(world: Path, tmp_path: Path) -> None:
     assert len(StunetStage(config, pipe, [run], CPU).data) == 1
     with pytest.raises(NuwaError, match=rf"{LENGTH + 1} frames span {LENGTH + 1}, .* \(1 missing\)"):
         StunetStage(dataclasses.replace(config, length=LENGTH + 1), pipe, [run], CPU)
+
+
+def test_the_commands_of_the_page_parse() -> None:
+    page = (Path(__file__).parents[2] / "docs/lumiere.md").read_text("utf-8")
+    lines = [line.split() for line in page.splitlines() if line.startswith("python -m pipelines.train")]
+    stages = [resolve(tyro.cli(Train, args=words[3:])) for words in lines]
+    assert [(config.stage, config.length) for config in stages] == [("stunet", 80), ("ssr", 16)]
+    assert stages[1].init == stages[0].output / "model"
