@@ -2,6 +2,7 @@
 shipped autoencoder.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +15,29 @@ SHIPPED = Path(__file__).parents[2] / "demo" / "weights" / "pipeline"
 FPS, SIZE = 8.0, 32
 
 
-def scenes(count: int, seed: int) -> list[world.Scene]:
-    """Clean scenes, shapes and actions in turn, so that each meets each within 24."""
+EVERY = tuple((shape, action) for action in world.ACTIONS for shape in world.SHAPES)
+TURNING = tuple((shape, action) for shape, action in EVERY if action in ("spins", "stands still"))
+MOVING = (*zip(world.SHAPES, world.ACTIONS[:5], strict=False), ("star", "circles"))
+
+
+def scenes(pairs: Sequence[tuple[str, str]], seed: int) -> list[world.Scene]:
+    """A clean scene for every pair of shape and action."""
     rng = np.random.default_rng(seed)
     return [
         world.Scene(
-            shape=world.SHAPES[(number + number // 24) % 6],
+            shape=shape,
             colour=str(rng.choice(world.COLOURS)),
             place=str(rng.choice(world.PLACES)),
-            action=world.ACTIONS[number % 8],
+            action=action,
             duration_s=float(np.round(rng.uniform(2.5, 4.5), 2)),
             phase=float(rng.random()),
         )
-        for number in range(count)
+        for shape, action in pairs
     ]
+
+
+def scene_that(action: str) -> world.Scene:
+    return scenes([("cross", action)], 5)[0]
 
 
 def film(scene: world.Scene) -> stories.Video:
@@ -39,7 +49,9 @@ def right(shown: dict[str, str | float], scene: world.Scene) -> list[bool]:
 
 
 def test_drawn_scenes_are_read_without_a_fault() -> None:
-    assert np.mean([right(read_scene(film(scene)), scene) for scene in scenes(16, 3)], axis=0).tolist() == [1, 1, 1, 1]
+    """Shapes that turn and stand are hardest to tell apart: all of them, a circle by its eyes."""
+    found = [right(read_scene(film(scene)), scene) for scene in scenes((*TURNING, *MOVING), 3)]
+    assert np.mean(found, axis=0).tolist() == [1, 1, 1, 1]
 
 
 @pytest.mark.slow  # 96 scenes pass through the autoencoder
@@ -48,9 +60,8 @@ def test_scenes_through_the_shipped_autoencoder_are_read() -> None:
     from nuwa.generate.pipeline_folder import load_pipeline
 
     pipe = load_pipeline(SHIPPED)
-    shares = np.mean(
-        [right(read_scene(stories.reconstruct(pipe, film(scene))), scene) for scene in scenes(96, 4)], axis=0
-    )
+    every = scenes((*EVERY, *EVERY), 4)
+    shares = np.mean([right(read_scene(stories.reconstruct(pipe, film(scene))), scene) for scene in every], axis=0)
     assert (shares >= [1.0, 0.95, 0.85, 0.93]).all(), shares
 
 
@@ -59,17 +70,16 @@ def readings(scene: world.Scene) -> list[probe.Reading]:
 
 
 def test_frames_backwards_turn_the_direction_around() -> None:
-    walk, growth, still = scenes(8, 5)[0], scenes(8, 5)[3], scenes(8, 5)[7]
-    assert [scene.action for scene in (walk, growth, still)] == ["walks left", "grows", "stands still"]
+    walk, growth, still = (scene_that(action) for action in ("walks left", "grows", "stands still"))
     assert scene_of(readings(walk)[::-1])["action"] == "walks right"
     assert scene_of(readings(growth)[::-1])["action"] == "shrinks"
     assert scene_of(readings(still)[::-1])["action"] == "stands still"
 
 
 def test_a_frame_misread_and_a_hero_lost_for_a_while_change_nothing() -> None:
-    scene = scenes(8, 5)[7]
+    scene = scene_that("stands still")
     frames = readings(scene)
-    elsewhere = readings(scenes(8, 5)[0])[0]
+    elsewhere = readings(scene_that("walks left"))[0]
     frames[9] = elsewhere
     frames[14:20] = [probe.Reading(place=scene.place)] * 6
     assert scene_of(frames)["action"] == "stands still"
@@ -78,5 +88,5 @@ def test_a_frame_misread_and_a_hero_lost_for_a_while_change_nothing() -> None:
 def test_without_a_hero_only_the_place_is_read() -> None:
     empty = [probe.Reading(place="snow")] * 20
     assert scene_of(empty) == {"place": "snow", "hero_seen": 0.0}
-    hidden = [*empty[:15], *readings(scenes(8, 5)[7])[:5]]
+    hidden = [*empty[:15], *readings(scene_that("stands still"))[:5]]
     assert "action" not in scene_of(hidden)
