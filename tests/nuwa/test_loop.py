@@ -168,7 +168,9 @@ def test_cosine_decay_is_half_a_wave() -> None:
 
 
 def test_the_learning_rate_is_drawn(world: Path, tmp_path: Path) -> None:
-    seen = trained(made(world, tmp_path / "run", steps=4, lr=1e-3, warmup=2, decay_frac=0.5, decay="cosine"))
+    seen = trained(
+        made(world, tmp_path / "run", stage="image-vae", steps=4, lr=1e-3, warmup=2, decay_frac=0.5, decay="cosine")
+    )
     assert [each.scalars["lr"] for each in seen] == pytest.approx([5e-4, 1e-3, 1e-3, 5e-4])
     assert [event.value for event in curves_of(tmp_path / "run").Scalars("train/lr")] == pytest.approx(
         [5e-4, 1e-3, 1e-3, 5e-4]
@@ -288,17 +290,16 @@ def test_under_bf16_weights_gradients_and_losses_are_fp32(world: Path, tmp_path:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_samples_change_no_bit_of_the_training(world: Path, tmp_path: Path, stage: str) -> None:
-    plain, showing = (made(world, tmp_path / str(k), stage=stage, steps=3, sample_every=k) for k in (0, 2))
+    plain, showing = (made(world, tmp_path / str(k), stage=stage, sample_every=k) for k in (0, 1))
     for config in (plain, showing):
         torch.manual_seed(0)
-        trained(config, until=2)
         trained(config)
     for part in ("weights", "ema", "optimizer", "rng"):
         assert equal(weights_of(plain.output, part), weights_of(showing.output, part))
     suffix = "mp4" if stage in ("vae", "mtd") else "png"
     assert not (plain.output / "samples").exists()
     assert sorted(path.name for path in (showing.output / "samples").iterdir()) == [
-        f"step-{step:06d}.{suffix}" for step in (2, 3)
+        f"step-{step:06d}.{suffix}" for step in (1, 2)
     ]
     names = set(curves_of(showing.output).Tags()["scalars"])
     figures = {name.removeprefix("sample/") for name in names if name.startswith("sample/")}
