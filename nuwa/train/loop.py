@@ -141,6 +141,7 @@ class Trainer:
 
     def run(self, report: Report, until: int) -> None:
         """Train from the newest readable checkpoint to step `until`, then leave a checkpoint and the model."""
+        torch.manual_seed(self.config.seed)  # no draw comes from it, but checkpoints hold its state
         self.resume()
         self.stage.module.train()
         with self._curves() as curves:

@@ -308,6 +308,15 @@ def test_the_state_of_the_gpu_is_in_the_checkpoint_and_set_again(
     assert len(told) == 1
 
 
+def test_random_state_does_not_depend_on_what_came_before(world: Path, tmp_path: Path) -> None:
+    states = []
+    for name in ("one", "two"):
+        run(made(world, tmp_path / name, steps=1))
+        states.append(load_checkpoint(tmp_path / name / "checkpoints/step-000001").rng["torch"])
+        torch.rand(5)
+    assert torch.equal(*states)
+
+
 def test_a_checkpoint_without_the_state_of_the_gpu_still_loads(world: Path, tmp_path: Path) -> None:
     config = made(world, tmp_path / "run")
     run(config, until=2)
