@@ -132,8 +132,7 @@ class NuwaXLPipeline(FolderPipeline):
 
         Returns the frames, see `NuwaXLPipelineOutput`. NuwaError, one line, for what cannot be made.
         """
-        if output_type not in ("pil", "np", "pt"):
-            raise NuwaError(f"output_type {output_type!r} is unknown; use pil, np or pt")
+        check_output_type(output_type)
         texts, steps = listed(prompts), num_inference_steps
         if depth is not None and not is_whole(depth):
             raise NuwaError(f"depth is {depth!r}; it must be a number above 0 and whole, or none")
@@ -146,7 +145,7 @@ class NuwaXLPipeline(FolderPipeline):
             guidance=guidance_scale,
             guidance_last=guidance_scale_last,
             sampler=sampler,
-            seed=_draw_seed(generator),
+            seed=draw_seed(generator),
             batch=batch_size,
             fps=self.config.train_fps if fps is None else fps,
             motion_score=motion_score,
@@ -162,7 +161,7 @@ class NuwaXLPipeline(FolderPipeline):
                 bar.update(progress.windows_done - bar.n)
 
             images = np.stack(list(generate_frames(plan, executor, on_progress=advance)))  # n H W 3
-        frames = _as_output(images, output_type)
+        frames = as_output(images, output_type)
         return NuwaXLPipelineOutput(frames=frames) if return_dict else (frames,)
 
     def _num_frames(self, num_prompts: int, num_frames: int | None) -> int:
@@ -223,7 +222,8 @@ class _TellingExecutor(LocalExecutor):
         return done
 
 
-def _draw_seed(generator: torch.Generator | Sequence[torch.Generator] | None) -> int:
+def draw_seed(generator: torch.Generator | Sequence[torch.Generator] | None) -> int:
+    """The seed of all noise, from a generator or from torch's own. NuwaError for what is no generator."""
     if isinstance(generator, Sequence) and len(generator) == 1:
         generator = generator[0]
     if generator is not None and not isinstance(generator, torch.Generator):
@@ -232,7 +232,13 @@ def _draw_seed(generator: torch.Generator | Sequence[torch.Generator] | None) ->
     return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
 
 
-def _as_output(images: np.ndarray, output_type: str) -> Frames:
+def check_output_type(output_type: str) -> None:
+    """Raise NuwaError for a kind of frames that there is not."""
+    if output_type not in ("pil", "np", "pt"):
+        raise NuwaError(f"output_type {output_type!r} is unknown; use pil, np or pt")
+
+
+def as_output(images: np.ndarray, output_type: str) -> Frames:
     """uint8 (n H W 3) as `NuwaXLPipelineOutput` describes it."""
     if output_type == "pil":
         return [[Image.fromarray(image) for image in images]]

@@ -1,17 +1,32 @@
 """One diffusers pipeline folder with all that Lumiere's one pass needs: networks, prompts, scheduler, sizes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from transformers import PreTrainedTokenizerFast
 
 from nuwa.generate.folder_pipeline import FolderPipeline
+from nuwa.generate.masks import Known
 from nuwa.generate.number_checks import is_whole
-from nuwa.generate.pipeline import check_classes, check_fits_vae, check_sizes
+from nuwa.generate.one_pass import ClipSampler, ClipSampling
+from nuwa.generate.pipeline import (
+    Frames,
+    NuwaXLPipelineOutput,
+    as_output,
+    check_classes,
+    check_fits_vae,
+    check_output_type,
+    check_sizes,
+    draw_seed,
+    listed,
+    spread,
+)
 from nuwa.generate.pipeline_folder import StoredPipeline, read_pipeline, save_pipeline, stored_as, weights_fingerprint
+from nuwa.generate.samplers import SamplerName
 from nuwa.hierarchy import NuwaError
 from nuwa.models.ssr import SuperResolutionUNet
 from nuwa.models.stunet import FPS, NUM_FRAMES, SpaceTimeUNet
@@ -71,6 +86,55 @@ class StunetPipeline(FolderPipeline):
             ssr_scale=ssr_scale,
             ssr_length=ssr_length,
         )
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        num_frames: int | None = None,
+        num_inference_steps: int = 20,
+        guidance_scale: float = 4.0,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        output_type: Literal["pil", "np", "pt"] = "pil",
+        *,
+        guidance_scale_last: float | None = None,
+        sampler: SamplerName = "trained",
+        known: Known | None = None,
+        overlap: int | None = None,
+        fps: float | None = None,
+        motion_score: float | None = None,
+        tile_px: int | None = None,
+        return_dict: bool = True,
+    ) -> NuwaXLPipelineOutput | tuple[Frames]:
+        """Make one clip in one pass (Lumiere Sec. 3.1, 4), on the device of the networks.
+
+        prompt: one, one per frame, or fewer than frames, which are spread evenly
+        num_frames: default `window_length`, or as many as there are prompts if those are more; a longer clip is
+            sampled in windows that share `overlap` frames, half of a window by default
+        known: what is given, by `nuwa.generate.masks`; None = nothing, text to video
+        The others, the frames returned and the errors are those of `NuwaXLPipeline`.
+        """
+        check_output_type(output_type)
+        texts = listed(prompt)
+        count = max(self.config.window_length, len(texts)) if num_frames is None else num_frames
+        if not is_whole(count):
+            raise NuwaError(f"num_frames is {count!r}; a clip has a whole number of them, at least 1")
+        sampling = ClipSampling(
+            steps=num_inference_steps,
+            guidance=guidance_scale,
+            guidance_last=guidance_scale_last,
+            sampler=sampler,
+            seed=draw_seed(generator),
+            overlap=overlap,
+            fps=self.config.train_fps if fps is None else fps,
+            motion_score=motion_score,
+            tile_px=tile_px,
+        )
+        clip = ClipSampler(self, sampling)
+        with self.progress_bar(total=num_inference_steps) as bar:
+            latents = clip.sample(spread(texts, count), known, on_step=lambda done, _: bar.update(done - bar.n))
+        frames = as_output(np.stack(list(clip.frames(latents))), output_type)
+        return NuwaXLPipelineOutput(frames=frames) if return_dict else (frames,)
 
 
 def save_stunet(pipe: StunetPipeline, folder: str | Path, dtype: torch.dtype | None = None) -> None:
