@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from diffusers import DDIMScheduler
 
-from nuwa.generate import job, pipeline_folder
+from nuwa.generate import held_folder, job, pipeline_folder
 from nuwa.generate.long_video import Progress
 from nuwa.generate.pipeline_folder import save_pipeline
 from tests.generated import command, run, save_model
@@ -112,7 +112,7 @@ def test_the_hold_is_on_the_folder_that_is_there(words: list[str], monkeypatch: 
         if len(locked) == 1:
             folder.rmdir()
 
-    monkeypatch.setattr(job.fcntl, "flock", flock)
+    monkeypatch.setattr(held_folder.fcntl, "flock", flock)
     assert run(words) == 0
     assert len(locked) == 2
 

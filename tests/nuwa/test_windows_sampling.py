@@ -104,6 +104,7 @@ def test_batch_size_changes_the_trained_model_by_less_than_1e_5(demo: NuwaXLPipe
         torch.testing.assert_close(alone.latents, together.latents, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow  # two threads on a core that is busy wait for each other at every step
 def test_the_number_of_threads_changes_the_trained_model_by_less_than_1e_5(demo: NuwaXLPipeline) -> None:
     task, threads, made = ends_given(demo, 0), torch.get_num_threads(), []
     try:
