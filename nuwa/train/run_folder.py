@@ -117,13 +117,22 @@ def as_json(config: TrainConfig) -> dict[str, object]:
 def _check_same(config: TrainConfig, path: Path) -> None:
     before = _settings_in(path)
     ignored = FREE_TO_CHANGE | without_effect(config).keys() | ({"length"} if keeps_length(config) else set())
-    changed = {name: value for name, value in as_json(config).items() if name not in ignored and before[name] != value}
+    changed = {
+        name: value
+        for name, value in as_json(config).items()
+        if name not in ignored and before[name] != value and not _same_place(before[name], getattr(config, name))
+    }
     if changed:
         differences = "; ".join(f"{name} {before[name]} → {value}" for name, value in changed.items())
         raise TrainError(
             f"output {path.parent} holds another training ({differences}); give another --output, "
             f"or repeat its settings: {' '.join(_option(name, before[name]) for name in changed)}"
         )
+
+
+def _same_place(before: object, now: object) -> bool:
+    """True of a path that leads where the stored one led: workers on Ray store absolute ones."""
+    return isinstance(now, Path) and isinstance(before, str) and Path(before).resolve() == now.resolve()
 
 
 def _check_steps(config: TrainConfig) -> None:

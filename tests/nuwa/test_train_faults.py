@@ -18,7 +18,7 @@ from nuwa.train.config import TrainConfig, TrainError
 from nuwa.train.config_checks import resolve
 from nuwa.train.curves import Curves
 from nuwa.train.loop import Trainer, train
-from nuwa.train.run_folder import check_output, steps_in
+from nuwa.train.run_folder import check_output, steps_in, write_config
 from nuwa.train.stages import Losses
 from nuwa.train.vae_stage import VaeStage
 from pipelines import cli
@@ -286,6 +286,16 @@ def test_a_run_whose_batch_counted_per_worker_asks_for_the_whole_batch(world: Pa
     with pytest.raises(TrainError, match=r"batch 4 → 2.*repeat its settings: --batch 4"):
         check_output(resolve(dataclasses.replace(config, batch=2, workers=2, engine="ray")))
     check_output(resolve(config))
+
+
+def test_a_path_is_compared_by_where_it_leads(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Ray the run folder holds absolute paths, whatever was typed."""
+    config = resolve(made(world, tmp_path / "run", lpips_weights=world / "lpips.safetensors"))
+    write_config(config)
+    monkeypatch.chdir(world)
+    check_output(dataclasses.replace(config, lpips_weights=Path("lpips.safetensors")))
+    with pytest.raises(TrainError, match=r"holds another training \(lpips_weights .* → other.safetensors\)"):
+        check_output(dataclasses.replace(config, lpips_weights=Path("other.safetensors")))
 
 
 def test_the_state_of_the_gpu_is_in_the_checkpoint_and_set_again(
