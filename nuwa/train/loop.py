@@ -92,8 +92,9 @@ def train(
         prepare(stage)
     with ExitStack() as held:
         if rank == 0:
-            write_config(config)
             held.enter_context(only_writer(config.output))
+            check_output(config)  # again: another training may have begun there meanwhile
+            write_config(config)
             remove_drafts(config.output)
         Trainer(config, stage, rank, world).run(report or _print, until or config.steps or 0)
 

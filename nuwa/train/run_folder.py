@@ -49,7 +49,7 @@ def check_output(config: TrainConfig) -> None:
     if path.is_file():
         _check_same(config, path)
         _check_steps(config)
-    elif output.is_dir() and any(output.iterdir()):
+    elif output.is_dir() and {each.name for each in output.iterdir()} - {_LOCK}:
         raise TrainError(f"output {output} is not empty and holds no training run; give a new or empty folder")
 
 
@@ -68,12 +68,17 @@ def write_config(config: TrainConfig) -> None:
 
 @contextlib.contextmanager
 def only_writer(output: Path) -> Iterator[None]:
-    """Hold the run folder, so that no other process writes into it; the system lets go of it when this one dies.
+    """Make the run folder and hold it, so that no other process writes into it; the system lets go when this one dies.
 
     Waits a while: workers of a training that was just killed may not know it yet. Raises TrainError after that. On a
     file system without locks nothing is held.
     """
-    with (output / _LOCK).open("a") as handle:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        handle = (output / _LOCK).open("a")
+    except OSError as error:
+        raise TrainError(f"output {output} cannot be written to ({error}); give another --output") from error
+    with handle:
         deadline = time.monotonic() + PATIENCE_S
         while not _hold(handle):
             if time.monotonic() > deadline:

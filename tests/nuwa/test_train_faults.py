@@ -12,7 +12,7 @@ import torch
 from nuwa.data.windows import WindowSample
 from nuwa.generate.pipeline_folder import load_pipeline, weights_fingerprint
 from nuwa.hierarchy import NuwaError
-from nuwa.train import run_folder
+from nuwa.train import loop, run_folder
 from nuwa.train.checkpoint import load_checkpoint, load_newest, save_checkpoint
 from nuwa.train.config import TrainConfig, TrainError
 from nuwa.train.config_checks import resolve
@@ -184,15 +184,35 @@ def test_one_process_at_a_time_writes_a_run_folder(
 ) -> None:
     config = made(world, tmp_path / "run", checkpoint_every=1)
     run(config, until=1)
+    settings = (tmp_path / "run/config.json").read_text()
     monkeypatch.setattr(run_folder, "PATIENCE_S", 0.1)
     with (
         run_folder.only_writer(tmp_path / "run"),
         pytest.raises(TrainError, match=r"another process trains into .*run; wait for its end"),
     ):
-        run(config)
+        run(dataclasses.replace(config, steps=5))
     assert steps_in(tmp_path / "run/checkpoints") == [1]
+    assert (tmp_path / "run/config.json").read_text() == settings
     run(config)
     assert steps_in(tmp_path / "run/checkpoints") == [3, 4]
+
+
+def test_of_two_first_starts_the_later_one_learns_of_the_other(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other takes the folder while this one still makes its networks, and ends before this one has them."""
+    config = resolve(made(world, tmp_path / "run", seed=1))
+    build = loop._stage
+
+    def overtaken(*known: object) -> object:
+        with run_folder.only_writer(config.output):
+            write_config(config)
+        return build(*known)
+
+    monkeypatch.setattr(loop, "_stage", overtaken)
+    with pytest.raises(TrainError, match=r"holds another training \(seed 1 → 2\)"):
+        run(dataclasses.replace(config, seed=2))
+    assert json.loads((config.output / "config.json").read_text())["seed"] == 1
 
 
 def test_a_file_system_without_locks_trains_all_the_same(
