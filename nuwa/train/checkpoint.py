@@ -49,6 +49,7 @@ class DamagedCheckpointError(TrainError):
 def save_checkpoint(checkpoint: Checkpoint, root: Path, keep: int, *, best: bool = False) -> Path:
     """Write a checkpoint below `root`, atomically, and remove all but the newest `keep` and the best.
 
+    Later ones go too: a training goes on from the newest that can be read, so they are damaged.
     best: this one is the best so far, in place of the one that was.
     Raises TrainError when it cannot be written; the earlier ones are then all there.
     """
@@ -68,9 +69,10 @@ def save_checkpoint(checkpoint: Checkpoint, root: Path, keep: int, *, best: bool
         ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    staying = {*steps_in(root)[-keep:], best_step(root)}
+    until_now = [step for step in steps_in(root) if step <= checkpoint.step]
+    staying = {*until_now[-keep:], best_step(root)}
     for old in steps_in(root):
-        if old not in staying:
+        if old not in staying or old > checkpoint.step:
             shutil.rmtree(root / step_name(old), ignore_errors=True)
     return folder
 

@@ -54,6 +54,15 @@ def test_only_the_newest_are_kept_and_no_draft_remains(tmp_path: Path) -> None:
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-000002", "step-000003"]
 
 
+def test_a_damaged_one_later_than_the_newest_takes_no_place(tmp_path: Path) -> None:
+    """Going on from step 2: what is written before step 8 comes round again is kept."""
+    for step in (2, 8):
+        save_checkpoint(made(step), tmp_path, keep=2, best=step == 8)
+    (tmp_path / "step-000008/state.json").write_text("{")
+    save_checkpoint(made(4), tmp_path, keep=1)
+    assert steps_in(tmp_path) == [4]
+
+
 @pytest.mark.parametrize("name", ["weights.safetensors", "state.json", "rng.safetensors"])
 def test_a_truncated_checkpoint_gives_way_to_the_one_before_and_says_so(tmp_path: Path, name: str) -> None:
     for step in (2, 4):
