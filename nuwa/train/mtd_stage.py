@@ -45,8 +45,6 @@ class MtdStage:
         self.pattern = pattern_of(config, len(self.levels))
         self.vae = pipe.vae.to(device).eval().requires_grad_(False)
         self.module: MaskTemporalUNet = _trained_denoiser(config, pipe).to(device).requires_grad_(True)
-        if config.gradient_checkpointing:
-            self.module.enable_gradient_checkpointing()
         self.shares, self.ends = shares_of(config), ends(config.window_length)
         self.diffusion = Diffusion(config, pipe, device)
         check_walk(pipe.scheduler, config)

@@ -18,7 +18,7 @@ from nuwa.train.components import build_pipeline
 from nuwa.train.config import TrainConfig, TrainError
 from nuwa.train.config_checks import resolve
 from nuwa.train.given_frames import Given, Shares, ends, first_frames, given_frames
-from nuwa.train.loop import Progress, train
+from nuwa.train.loop import Progress, Trainer, train
 from nuwa.train.mtd_stage import MtdStage
 from nuwa.train.run_folder import check_output
 from nuwa.train.stages import video_of
@@ -187,9 +187,12 @@ def test_checkpointing_trains_the_same_weights_and_may_change_in_between(world: 
     train(made(world, tmp_path / "saving"), quiet)
     plain, saving = weights_after(tmp_path / "plain"), weights_after(tmp_path / "saving")
     assert all(torch.equal(plain[name], saving[name]) for name in plain)
-    stage = stage_of(world, gradient_checkpointing=True)
-    assert stage.module.is_gradient_checkpointing
-    assert not stage_of(world).module.is_gradient_checkpointing
+    for saves in (True, False):  # the loop says so to every stage's network
+        config = made(world, Path("unused"), gradient_checkpointing=saves)
+        stage = stage_of(world, gradient_checkpointing=saves)
+        assert not stage.module.is_gradient_checkpointing
+        Trainer(config, stage)
+        assert stage.module.is_gradient_checkpointing == saves
 
 
 def test_masks_are_part_of_what_is_learned(world: Path, tmp_path: Path) -> None:
