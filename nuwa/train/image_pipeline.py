@@ -34,7 +34,9 @@ def inflated_pipeline(config: TrainConfig, run: Run) -> NuwaXLPipeline:
     folder = config.init
     assert folder is not None, "whoever calls has found an image model in --init"
     unet = _model(folder / "unet", UNet2DConditionModel)
-    vae = TemporalVAE.from_image_vae(_model(folder / "vae", AutoencoderKL))
+    image_vae = _model(folder / "vae", AutoencoderKL)
+    torch.manual_seed(0)  # not config.seed: latents that were encoded once are for trainings of every seed
+    vae = TemporalVAE.from_image_vae(image_vae)
     check_frame_size(run, vae.downsample_factor * 2 ** (len(unet.config.block_out_channels) - 1), f"{folder}")
     torch.manual_seed(config.seed)
     return NuwaXLPipeline(

@@ -38,7 +38,7 @@ class PromptMemory:
     """
 
     def __init__(self, pipe: FolderPipeline, stored: PromptFolder | None = None) -> None:
-        self._encode, self._stored = pipe.encode_prompts, stored
+        self._pipe, self._stored = pipe, stored
         self._known: dict[str, torch.Tensor] = {}
 
     def tokens(self, prompts: Sequence[str]) -> torch.Tensor:
@@ -48,6 +48,10 @@ class PromptMemory:
     def _tokens(self, prompt: str) -> torch.Tensor:
         if prompt not in self._known:
             stored = None if self._stored is None else self._stored.read(prompt)
-            # One at a time: the result then never depends on which prompts came together.
-            self._known[prompt] = self._encode([prompt])[0].cpu() if stored is None else torch.from_numpy(stored)
+            self._known[prompt] = self._encode(prompt) if stored is None else torch.from_numpy(stored)
         return self._known[prompt]
+
+    def _encode(self, prompt: str) -> torch.Tensor:
+        """One at a time and in full precision: the result depends on no other prompt, nor on how networks train."""
+        with torch.autocast(self._pipe.text_encoder.device.type, enabled=False):
+            return self._pipe.encode_prompts([prompt])[0].cpu()

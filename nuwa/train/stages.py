@@ -196,7 +196,9 @@ class ImageStage:
         stop = min(len(self.data), (number + 1) * self.chunk)
         samples = [self.data[index] for index in range(number * self.chunk, stop)]
         pixels = video_of(samples, self.device)[:, :, 0]
-        return self.vae.encode(pixels).latent_dist.mode().float() * self.pipe.vae.config.scaling_factor
+        # In full precision whatever the networks train in, so that latents are those of `pipelines.encode`.
+        with torch.autocast(self.device.type, enabled=False):
+            return self.vae.encode(pixels).latent_dist.mode().float() * self.pipe.vae.config.scaling_factor
 
     @torch.no_grad()
     def show(self) -> Shown:

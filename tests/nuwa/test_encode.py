@@ -2,6 +2,7 @@
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader
 from nuwa.data.latents import LatentFolder
 from nuwa.data.prompt_tokens import PromptFolder
 from nuwa.data.runs import read_runs
+from nuwa.diffusion.objective import Denoiser
 from nuwa.generate.pipeline import NuwaXLPipeline
 from nuwa.generate.pipeline_folder import load_pipeline
 from nuwa.train.components import starting_pipeline
@@ -19,7 +21,7 @@ from nuwa.train.encode_job import prepare, run
 from nuwa.train.fingerprints import autoencoder_hash, prompt_encoder_hash
 from nuwa.train.loop import STAGE_TYPES, train
 from nuwa.train.mtd_stage import MtdStage
-from nuwa.train.stages import ImageStage
+from nuwa.train.stages import Diffusion, ImageStage
 from tests.nuwa.encoding import HALF, LENGTH, asked, encoded_world, ignore, made, without_footage
 from tests.nuwa.image_model_folder import write_image_model
 from tests.nuwa.tiny_dataset import write_dataset
@@ -169,14 +171,39 @@ def test_loader_processes_read_what_this_one_reads(world: Path) -> None:
             assert copied.prompts == one.prompts
 
 
-def test_an_image_model_encodes_what_a_training_from_it_reads(tmp_path: Path) -> None:
-    """A Stable Diffusion folder as --model, as it may be --init."""
-    write_dataset(tmp_path / "ds", [9])
+@pytest.mark.parametrize("kind", ["mtd", "image"])
+def test_an_image_model_encodes_what_a_training_from_it_reads(tmp_path: Path, kind: str) -> None:
+    """A Stable Diffusion folder as --model, as it may be --init, whatever the seed of the training."""
+    write_dataset(tmp_path / "ds", [14])
     write_image_model(tmp_path / "tiny")
-    run(prepare(asked(tmp_path, tmp_path / "latents", stage="image")), ignore)
+    run(prepare(asked(tmp_path, tmp_path / "latents", stage=kind)), ignore)
     losses = {}
     for latents in (None, tmp_path / "latents"):
-        config, runs = made(tmp_path, Path("unused"), stage="image", latents=latents), read_runs(tmp_path / "ds")
-        stage = ImageStage(config, starting_pipeline(config, runs[0]), runs, CPU)
+        config, runs = made(tmp_path, Path("unused"), stage=kind, latents=latents, seed=3), read_runs(tmp_path / "ds")
+        stage = STAGE_TYPES[kind](config, starting_pipeline(config, runs[0]), runs, CPU)
         losses[latents] = stage.losses([stage.data[0], stage.data[7]], range(2))["loss"].item()
     assert losses[tmp_path / "latents"] == pytest.approx(losses[None], abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["mtd", "image"])
+def test_frozen_encoders_keep_full_precision_where_networks_train_in_half(
+    world: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, runs = made(world, Path("unused"), stage=kind), read_runs(world / "ds")
+    seen: list[torch.Tensor] = []
+    usual = Diffusion.loss
+
+    def watched(self: Diffusion, net: Denoiser, z0: torch.Tensor, tokens: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen.extend((z0, tokens))
+        return usual(self, net, z0, tokens, *rest)
+
+    monkeypatch.setattr(Diffusion, "loss", watched)
+    for half in (False, True):
+        stage = STAGE_TYPES[kind](config, load_pipeline(world / "tiny"), runs, CPU)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            stage.losses([stage.data[index] for index in (0, 8)], range(2))
+    full, mixed = seen[:2], seen[2:]
+    assert len(mixed) == 2
+    for one, other in zip(full, mixed, strict=True):
+        assert other.dtype == torch.float32
+        assert torch.equal(one, other)
