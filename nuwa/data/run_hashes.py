@@ -40,7 +40,7 @@ class RunHashes:
                 self._known.setdefault(run_id, []).append(hashed)
 
     def of(self, runs: Sequence[Run]) -> dict[str, str]:
-        """SHA-256 of the file of each run that was encoded, by run_id; a file that is there need not be read again.
+        """SHA-256 of the file of each run that was encoded, by run_id; files not touched since are not read again.
 
         Raises LatentsError for a file that is another one than was encoded.
         """
@@ -50,13 +50,16 @@ class RunHashes:
         known = [hashed for hashed in self._known.get(run.run_id, []) if hashed.describes(run)]
         if not known or not run.path.is_file():
             return _only(run, known)
-        same_size = [hashed for hashed in known if hashed.bytes == run.path.stat().st_size]
-        if not same_size:
+        stat = run.path.stat()
+        same_size = {hashed.sha256 for hashed in known if hashed.bytes == stat.st_size}
+        untouched = {h.sha256 for h in known if (h.bytes, h.mtime_ns) == (stat.st_size, stat.st_mtime_ns)}
+        if len(untouched) == 1:
+            return untouched.pop()
+        if not same_size or (found := _sha256(run.path)) not in same_size:
             raise LatentsError(
                 f"run file {run.path} has changed since it was encoded; give the command of pipelines.encode again"
             )
-        several = len({hashed.sha256 for hashed in same_size}) > 1
-        return _sha256(run.path) if several else same_size[0].sha256
+        return found
 
     def hashed(self, runs: Sequence[Run]) -> dict[str, RunHash]:
         """The file of each run as it is, by run_id; files that have not changed since are not read again.

@@ -23,6 +23,10 @@ def check_data(config: TrainConfig) -> None:
         _check_shares(config.level_shares, levels)
     if config.image_frac == 1:
         raise TrainError("image_frac is 1, which leaves no windows; give less, or train the stage image")
+    if config.latents is not None and config.init is None:
+        raise TrainError(
+            f"latents is {config.latents}, but there is no init; latents need the --init they were encoded with"
+        )
     if config.image_frac > 0 and config.latents is not None:
         raise TrainError(
             f"image_frac is {config.image_frac}, but folders of latents hold windows only; leave one of both away"

@@ -8,7 +8,7 @@ import numpy as np
 from nuwa.data.encode_plan import ShardTask
 from nuwa.data.latents import Half, LatentFolder, Piece
 from nuwa.data.prompt_tokens import PromptFolder
-from nuwa.data.shard_writer import shard_tensors
+from nuwa.data.shard_writer import PromptTask, shard_tensors
 from nuwa.data.whole_files import LatentsError, check_whole
 from nuwa.train.encode_job import EncodeJob
 
@@ -32,10 +32,7 @@ def verify(job: EncodeJob) -> Verified:
     Raises LatentsError for windows or prompts that are missing, damaged files, and latents that are other ones.
     """
     if job.tasks or job.damaged:
-        raise LatentsError(
-            f"{job.config.output} lacks {job.windows} of {job.window_count} windows and conditions; give the same "
-            "command without --verify"
-        )
+        raise LatentsError(f"{job.config.output} {_lacking(job)}; give the same command without --verify")
     vae_hash, prompt_hash = job.load.hashes
     stored = LatentFolder(job.config.output, vae_hash)
     prompts = PromptFolder(job.config.output, prompt_hash)
@@ -51,6 +48,16 @@ def verify(job: EncodeJob) -> Verified:
         if known is None or not np.allclose(known, encoder.tokens([prompt])[0], atol=1e-3, rtol=1e-3):
             raise LatentsError(f"tokens of prompt {prompt!r} are not those of this text encoder; {_ANEW}")
     return Verified(len(stored.shards) + len(prompts.files), len(chosen), largest)
+
+
+def _lacking(job: EncodeJob) -> str:
+    """What is missing, and the damaged files by name."""
+    prompts = sum(len(task.prompts) for task in job.tasks if isinstance(task, PromptTask))
+    counts = {"windows and conditions": (job.windows, job.window_count), "prompts": (prompts, len(job.prompts))}
+    found = [f"lacks {missing} of {wanted} {what}" for what, (missing, wanted) in counts.items() if missing]
+    if job.damaged:
+        found.append(f"has damaged files: {', '.join(str(p.relative_to(job.config.output)) for p in job.damaged)}")
+    return ", ".join(found)
 
 
 def _difference(piece: Piece, name: str, anew: Half, stored: LatentFolder) -> float:

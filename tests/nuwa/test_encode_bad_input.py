@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,6 +50,7 @@ def begins(world: Path, **changes: object) -> None:
     [
         ({"length": 5}, rf"hold windows of 4 frames, not of 5; {COMMAND}"),
         ({"stage": "vae"}, "latents is .*stage vae does nothing with it; leave it away, or choose image or mtd"),
+        ({"init": None}, r"latents is \S+, but there is no init; latents need the --init they were encoded with"),
         ({"latents": Path("nowhere")}, f"latents nowhere are not there; {COMMAND}"),
     ],
 )
@@ -88,6 +90,17 @@ def test_a_dataset_that_was_not_encoded(world: Path, tmp_path: Path) -> None:
     refused(world, tmp_path / "run", "lack 1 of 3 runs, the first is run-2", dataset=other)
     path = other / "media/runs/run-1.mp4"
     path.write_bytes(path.read_bytes() + b"\0")
+    refused(world, tmp_path / "run", r"run-1\.mp4 has changed since it was encoded; give the command", dataset=other)
+
+
+def test_a_run_file_of_the_same_size_with_other_bytes(world: Path, tmp_path: Path) -> None:
+    """A copy with another time of change is fine: its bytes decide."""
+    other = Path(shutil.copytree(world / "ds", tmp_path / "ds"))
+    path = other / "media/runs/run-1.mp4"
+    os.utime(path, ns=(0, 0))
+    begins(world, dataset=other, latents=world / "latents")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     refused(world, tmp_path / "run", r"run-1\.mp4 has changed since it was encoded; give the command", dataset=other)
 
 

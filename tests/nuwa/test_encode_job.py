@@ -202,6 +202,17 @@ def test_verify_tells_other_latents_and_damaged_files(world: Path, tmp_path: Pat
     assert "\n" not in str(caught.value)
 
 
+def test_verify_tells_prompts_that_are_missing_and_names_damaged_files(world: Path, tmp_path: Path) -> None:
+    latents = Path(shutil.copytree(world / "latents", tmp_path / "latents"))
+    (path,) = latents.glob("prompts-*/*.safetensors")
+    path.write_bytes(b"")
+    for damaged in (f", has damaged files: {path.relative_to(latents)}", ""):
+        with pytest.raises(LatentsError) as caught:
+            verify(prepare(asked(world, latents, verify=True)))
+        assert str(caught.value) == f"{latents} lacks 4 of 4 prompts{damaged}; give the same command without --verify"
+        path.unlink(missing_ok=True)
+
+
 def test_frames_of_a_task_are_decoded_once(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[tuple[str, int]] = []
     usual = shard_writer.FrameStore.read
