@@ -163,6 +163,16 @@ def without_effect(config: TrainConfig) -> dict[str, str]:
         reasons |= dict.fromkeys(_ADVERSARIAL[1:], missing)
     if config.engine == "local":
         reasons["max_failures"] = "engine local has no workers to lose; leave it away"
+        reasons["ray_address"] = "engine local uses no cluster; leave one of both away"
+    if config.levels == "global":
+        reasons["global_mask_frac"] = "levels is global, whose windows have nothing given anyway; leave it away"
+    if config.decay_frac == 0:
+        reasons["decay"] = "decay_frac is 0, and the learning rate never falls; leave one of both away"
+    if (config.steps or 0) < (config.checkpoint_every + 1) // 2:
+        reasons["keep_best"] = (
+            f"checkpoint_every is {config.checkpoint_every}, and the training ends after {config.steps} steps, too few "
+            "to judge by; give a smaller --checkpoint-every, or leave it away"
+        )
     for name, stages in _STAGES_WITH.items():
         if config.stage not in stages:
             remedy = f"leave it away, or choose {' or '.join(stages)}"
@@ -179,11 +189,15 @@ def _check_effects(config: TrainConfig) -> None:
 
 
 def _check_adversary(config: TrainConfig) -> None:
-    """Raise TrainError for a discriminator that never starts."""
+    """Raise TrainError for a discriminator that never starts, or whose term would decide what is best."""
     if config.adversarial_weight > 0 and config.adversarial_start >= (config.steps or 0):
         raise TrainError(
             f"adversarial_start is {config.adversarial_start}, but the training ends after {config.steps} steps;"
             " give fewer, or set adversarial_weight to 0"
+        )
+    if config.adversarial_weight > 0 and config.keep_best:
+        raise TrainError(
+            "keep_best compares losses, which do not compare with an adversarial term; leave one of both away"
         )
 
 

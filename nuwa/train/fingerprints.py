@@ -1,11 +1,12 @@
-"""Hashes of what turns pixels into latents and prompts into tokens: of weights and settings, wherever they lie."""
+"""Hashes of what a training depends on and does not change: of weights and settings, wherever they lie."""
 
 import hashlib
 import json
 from collections.abc import Iterable
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, DDIMScheduler
+from torch import nn
 
 from nuwa.generate.folder_pipeline import FolderPipeline
 from nuwa.models.vae import TemporalVAE
@@ -25,6 +26,16 @@ def prompt_encoder_hash(pipe: FolderPipeline) -> str:
     settings |= {"model_max_length": pipe.tokenizer.model_max_length, "pad": pipe.tokenizer.pad_token_id}
     encoder = pipe.text_encoder
     return _hash(json.dumps(settings, sort_keys=True), encoder.config, encoder.state_dict().items())
+
+
+def frozen_hash(module: nn.Module) -> str:
+    """SHA-256 of the weights of a network that do not train, which no checkpoint holds."""
+    return _hash("frozen", {}, ((name, each) for name, each in module.named_parameters() if not each.requires_grad))
+
+
+def schedule_hash(scheduler: DDIMScheduler) -> str:
+    """SHA-256 of what a denoiser learns of a scheduler: how much noise at which step, and what to predict."""
+    return _hash(scheduler.config.prediction_type, {}, [("alphas_cumprod", scheduler.alphas_cumprod)])
 
 
 def _hash(about: str, config: dict, tensors: Iterable[tuple[str, torch.Tensor]]) -> str:

@@ -28,7 +28,7 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from nuwa.data.ray_address import cluster_address, knock
+from nuwa.data.ray_address import NoClusterError, cluster_address, first_line, start
 from nuwa.generate.worker_share import worker_share
 from nuwa.hierarchy import NuwaError
 from nuwa.train.config import TrainConfig, TrainError
@@ -58,7 +58,7 @@ def fit(config: TrainConfig) -> None:
     except RayTaskError:
         raise
     except RayError as error:
-        raise TrainError(f"Ray was lost ({_first_line(error)}); the same command goes on") from error
+        raise TrainError(f"Ray was lost ({first_line(error)}); the same command goes on") from error
     finally:
         if started:
             ray.shutdown()
@@ -74,22 +74,15 @@ def _start(config: TrainConfig) -> None:
     """Join a cluster, or start one here without the processes that nothing here needs."""
     address = cluster_address(config.ray_address)
     try:
-        if address:
-            knock(address)
-        settings = {} if address else {"include_dashboard": False}
-        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **settings)
-    except Exception as error:  # a machine that is too busy for Ray's own patience is a bare Exception
-        if not isinstance(error, OSError | ValueError | RuntimeError | RayError) and type(error) is not Exception:
-            raise
+        start(address)
+    except NoClusterError as error:
         if address is None:
             raise TrainError(
-                f"Ray does not start on this machine ({_first_line(error)}); try again when it is less busy, or "
-                "--engine local"
+                f"Ray does not start on this machine ({error}); try again when it is less busy, or --engine local"
             ) from error
         source = "--ray-address" if config.ray_address else "RAY_ADDRESS"
         raise TrainError(
-            f"no Ray cluster at {address} ({_first_line(error)}); check {source} and, where the cluster wants one, "
-            "the token"
+            f"no Ray cluster at {address} ({error}); check {source} and, where the cluster wants one, the token"
         ) from error
 
 
@@ -148,7 +141,7 @@ class _Watch(UserCallback):
             if (ours := _ours(error)) is not None:
                 raise ours
         self.lost += 1
-        rank, error = min(worker_exceptions.items(), key=lambda each: not _is_loss(each[1]))
+        rank, error = min(worker_exceptions.items(), key=lambda each: _is_loss(each[1]))  # a loss may be its result
         line = f"warning: worker {rank} has failed ({_reason(error)}); all go on from the newest checkpoint"
         self.lines.actor.put.remote(line, None)  # its own `put` would wait, and hold up the controller
 
@@ -240,15 +233,15 @@ def _explained(error: TrainingFailedError, config: TrainConfig) -> Exception:
     if isinstance(error, ControllerError):
         failure = error.controller_failure
         if "WorkerGroupStartup" in type(failure).__name__:
-            reason = f"no room for the workers, or they died, {STARTS} times ({_first_line(failure)})"
+            reason = f"no room for the workers, or they died, {STARTS} times ({first_line(failure)})"
             return TrainError(f"{reason}; wait for other jobs, or give fewer --workers")
         return _ours(failure) or error
-    lost = [_reason(failure) for failure in error.worker_failures.values() if _is_loss(failure)]
-    if not lost:
-        return error
+    failures = list(error.worker_failures.values())
+    if not failures or not all(_is_loss(failure) for failure in failures):
+        return error  # a defect in one worker takes the connections of the others with it
     return TrainError(
-        f"a worker was lost ({lost[0]}), and max_failures is {config.max_failures}; often memory is short: give a "
-        "smaller --batch or more --accumulate. What is finished is kept, and the same command goes on"
+        f"a worker was lost ({_reason(failures[0])}), and max_failures is {config.max_failures}; often memory is "
+        "short: give a smaller --batch or more --accumulate. What is finished is kept, and the same command goes on"
     )
 
 
@@ -274,8 +267,4 @@ def _cause(error: Exception) -> Exception:
 
 
 def _reason(error: Exception) -> str:
-    return _first_line(_cause(error))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line(_cause(error))

@@ -7,7 +7,7 @@ import json
 import shlex
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -27,7 +27,12 @@ PATIENCE_S = 30.0
 def finished(config: TrainConfig) -> bool:
     """True when the run folder holds the last checkpoint of exactly this (resolved) training and its model."""
     last = config.output / "checkpoints" / step_name(config.steps or 0) / "state.json"
-    return last.is_file() and (config.output / "model" / "model_index.json").is_file()
+    return last.is_file() and has_model(config)
+
+
+def has_model(config: TrainConfig) -> bool:
+    """True when the run folder holds the model of its newest checkpoint."""
+    return (config.output / "model" / "model_index.json").is_file()
 
 
 def step_name(step: int) -> str:
@@ -53,12 +58,33 @@ def check_output(config: TrainConfig) -> None:
         raise TrainError(f"output {output} is not empty and holds no training run; give a new or empty folder")
 
 
-def write_config(config: TrainConfig) -> None:
-    """Make the run folder this training's own."""
+def check_inputs(config: TrainConfig, inputs: Mapping[str, object]) -> None:
+    """Raise TrainError when what a training went on from is not what it began with, which config.json has as `inputs`.
+
+    Nothing is known of trainings that began before this was written down, and nothing learned before a checkpoint.
+    """
+    path = config.output / "config.json"
+    if not path.is_file() or not steps_in(config.output / "checkpoints"):
+        return
+    before = _settings_in(path).get("inputs")
+    if not isinstance(before, dict):
+        return
+    changed = [name for name, value in inputs.items() if name in before and before[name] != value]
+    if changed:
+        raise TrainError(
+            f"output {config.output} was begun with another {' and '.join(changed)}; give the --init and --dataset "
+            "that it was begun with, or another --output"
+        )
+
+
+def write_config(config: TrainConfig, inputs: Mapping[str, object] | None = None) -> None:
+    """Make the run folder this training's own; `inputs` by name, as JSON has them."""
     draft = config.output / "_config.json"
     try:
         config.output.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(as_json(config) | {"format": _FORMAT}, indent=2) + "\n", "utf-8")
+        draft.write_text(
+            json.dumps(as_json(config) | {"format": _FORMAT, "inputs": dict(inputs or {})}, indent=2) + "\n", "utf-8"
+        )
         draft.replace(config.output / "config.json")
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -39,15 +39,16 @@ class StageWeights:
                 self._whole = copy.deepcopy(stage.module).cpu()
             shard(stage.module)
 
-    def averaged(self, ema: Ema) -> AbstractContextManager[bool]:
+    def averaged(self, ema: Ema, *, to_compute: bool = True) -> AbstractContextManager[bool]:
         """In the first worker the stage's module holds the averaged weights within, whole and in eval mode.
 
+        to_compute: the module can be called; else what was shared out stays in the memory of the CPU
         Gives whether this is that worker. All workers enter it.
         """
         average = collected(ema.average)
         if workers.number() > 0:
             return nullcontext(False)
-        return self._swapped(ema) if self._whole is None else self._replaced(self._whole, average)
+        return self._swapped(ema) if self._whole is None else self._replaced(self._whole, average, to_compute)
 
     @contextmanager
     def _swapped(self, ema: Ema) -> Iterator[bool]:
@@ -62,11 +63,12 @@ class StageWeights:
             module.train(was_training)
 
     @contextmanager
-    def _replaced(self, whole: nn.Module, average: Mapping[str, torch.Tensor]) -> Iterator[bool]:
+    def _replaced(self, whole: nn.Module, average: Mapping[str, torch.Tensor], to_compute: bool) -> Iterator[bool]:
         """The stage has a whole module for a moment."""
         sharded = self.stage.module
         whole.load_state_dict(average, strict=False)  # frozen weights have no average: they are as they were
-        self.stage.module = whole.to(next(sharded.parameters()).device).eval()  # type: ignore[misc]  # all stages can
+        device = next(sharded.parameters()).device if to_compute else torch.device("cpu")
+        self.stage.module = whole.to(device).eval()  # type: ignore[misc]  # all stages can
         try:
             yield True
         finally:

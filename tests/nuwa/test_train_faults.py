@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from nuwa.data.windows import WindowSample
-from nuwa.generate.pipeline_folder import load_pipeline, weights_fingerprint
+from nuwa.generate.pipeline_folder import load_pipeline, save_pipeline, weights_fingerprint
 from nuwa.hierarchy import NuwaError
 from nuwa.train import loop, run_folder
 from nuwa.train.checkpoint import load_checkpoint, load_newest, save_checkpoint
@@ -24,6 +25,7 @@ from nuwa.train.vae_stage import VaeStage
 from pipelines import cli
 from pipelines.train import Train, main
 from tests.nuwa.small_files import files_up_to
+from tests.nuwa.tiny_dataset import write_dataset
 from tests.nuwa.vae_training import made, scalars_of, stage_of, stored, write_world
 
 INFINITE = float("inf")
@@ -236,6 +238,16 @@ def test_a_model_that_was_moved_aside_stays_until_there_is_another(world: Path, 
     assert (aside / "model_index.json").is_file()
 
 
+def test_a_model_that_was_removed_is_written_again(world: Path, tmp_path: Path) -> None:
+    config = made(world, tmp_path / "run", keep_best=True, checkpoint_every=2)
+    run(config)
+    before, state = weights_fingerprint(tmp_path / "run/model"), stored(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/model")
+    run(config)
+    assert weights_fingerprint(tmp_path / "run/model") == before
+    assert all(torch.equal(state[name], tensor) for name, tensor in stored(tmp_path / "run").items())
+
+
 def test_fewer_steps_than_were_done_are_refused(world: Path, tmp_path: Path) -> None:
     config = made(world, tmp_path / "run", checkpoint_every=1)
     run(config)
@@ -306,6 +318,50 @@ def test_a_run_whose_batch_counted_per_worker_asks_for_the_whole_batch(world: Pa
     with pytest.raises(TrainError, match=r"batch 4 → 2.*repeat its settings: --batch 4"):
         check_output(resolve(dataclasses.replace(config, batch=2, workers=2, engine="ray")))
     check_output(resolve(config))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ray_address": "10.0.0.1:6379"}, "ray_address is .* engine local uses no cluster"),
+        ({"stage": "mtd", "levels": "global", "global_mask_frac": 0.2}, "global_mask_frac is 0.2, but levels is glob"),
+        ({"decay": "cosine", "decay_frac": 0.0}, "decay is cosine, but decay_frac is 0"),
+        ({"keep_best": True, "checkpoint_every": 9}, "keep_best is True, but checkpoint_every is 9"),
+        ({"keep_best": True, "adversarial_weight": 0.5, "checkpoint_every": 2}, "keep_best compares losses"),
+    ],
+)
+def test_settings_that_do_nothing_together_are_one_line(world: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(TrainError, match=message):
+        resolve(made(world, Path("unused"), **changes))
+
+
+def test_another_autoencoder_or_a_grown_dataset_is_another_training(world: Path, tmp_path: Path) -> None:
+    config = made(world, tmp_path / "run", stage="mtd")
+    run(config, until=1)
+    pipe = load_pipeline(world / "tiny")
+    pipe.vae.register_to_config(scaling_factor=0.5)
+    save_pipeline(pipe, tmp_path / "other")
+    with pytest.raises(TrainError, match="was begun with another autoencoder; give the --init"):
+        run(dataclasses.replace(config, init=tmp_path / "other"))
+    write_dataset(tmp_path / "grown", [24, 20, 24])
+    with pytest.raises(TrainError, match="was begun with another number of windows; give"):
+        run(dataclasses.replace(config, dataset=tmp_path / "grown"))
+    path = tmp_path / "run/config.json"
+    known = json.loads(path.read_text())
+    del known["inputs"]  # as before they were written down
+    path.write_text(json.dumps(known))
+    run(dataclasses.replace(config, init=tmp_path / "other"), until=2)
+    assert steps_in(tmp_path / "run/checkpoints")[-1] == 2
+
+
+def test_too_little_memory_of_a_gpu_is_one_line(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def losses(*_: object) -> Losses:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore of it")
+
+    monkeypatch.setattr(VaeStage, "losses", losses)
+    with pytest.raises(TrainError, match=r"2\.00 GiB.*give a smaller --batch, more --accumulate or --grad") as caught:
+        run(made(world, tmp_path / "run"))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_path_is_compared_by_where_it_leads(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
