@@ -5,7 +5,6 @@ its task done again.
 """
 
 import contextlib
-import logging
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nuwa.data.ray_address import cluster_address, knock
+from nuwa.data.ray_address import NoClusterError, cluster_address, first_line, start
 from nuwa.data.shard_writer import Encoder, Task, TaskWorker, Written
 from nuwa.data.whole_files import LatentsError
 
@@ -59,7 +58,8 @@ def encode(
     load: makes the encoder, in each actor once; device: auto takes GPUs where the cluster has any
     needs: files and folders that every node must see
     address: of the cluster to join; without it RAY_ADDRESS, and without that one is started on this machine
-    Raises LatentsError when the cluster cannot be reached, has no such device, or a node does not see a folder.
+    Raises LatentsError when the cluster cannot be reached or is lost, has no such device, or a node does not see a
+    folder.
     """
     with _cluster(address, num_cpus):
         resources = ray.cluster_resources()
@@ -85,26 +85,30 @@ def encode(
 
 @contextlib.contextmanager
 def _cluster(address: str | None, num_cpus: int | None) -> Iterator[None]:
-    """Join the cluster at `address`, or start one on this machine and end it."""
+    """Join the cluster at `address`, or start one on this machine and end it. LatentsError when it is lost."""
     address = cluster_address(address)
     mine = not ray.is_initialized()
     try:
-        if mine and address:
-            knock(address)
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        elif mine:
-            quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
-            ray.init(address="local", num_cpus=num_cpus, **quiet)
-    except (OSError, ValueError, RuntimeError, RayError) as error:
-        reason = str(error).strip().splitlines()[0]
-        where = f"no Ray cluster at {address}" if address else "Ray does not start on this machine"
+        if mine:
+            start(address, num_cpus)
+    except NoClusterError as error:
+        if address is None:
+            raise LatentsError(
+                f"Ray does not start on this machine ({error}); try again when it is less busy, or --engine local"
+            ) from error
         raise LatentsError(
-            f"{where} ({reason}); check the address and, where the cluster wants one, the token"
+            f"no Ray cluster at {address} ({error}); check the address and, where the cluster wants one, the token"
         ) from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # the script shows windows, not blocks
     try:
         yield
+    except RayTaskError:  # a defect keeps its traceback
+        raise
+    except RayError as error:
+        raise LatentsError(
+            f"Ray was lost ({first_line(error)}); what is finished is kept, and the same command goes on"
+        ) from error
     finally:
         if mine:
             ray.shutdown()

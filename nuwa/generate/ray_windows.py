@@ -7,7 +7,6 @@ video is bitwise that of one process on the same kind of device, at the same bat
 
 import contextlib
 import itertools
-import logging
 import os
 import re
 import threading
@@ -19,7 +18,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from nuwa.data.ray_address import cluster_address, knock
+from nuwa.data.ray_address import NoClusterError, cluster_address, start
 from nuwa.generate.executors import LocalExecutor, alone
 from nuwa.generate.pipeline import pick_device
 from nuwa.generate.pipeline_folder import load_pipeline, weights_fingerprint
@@ -277,17 +276,13 @@ def _connect(address: str | None) -> bool:
         return False
     address = cluster_address(address)
     try:
-        knock(address or "local")
-        ray.init(
-            address=address or "local",
-            **({} if address else {"include_dashboard": False}),
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except (OSError, ValueError, RuntimeError, RayError) as error:
-        reason = str(error).strip().splitlines()[0]
-        where = f"no Ray cluster at {address}" if address else "Ray does not start on this machine"
-        raise NuwaError(f"{where} ({reason}); check the address and, where the cluster wants one, the token") from error
+        start(address)
+    except NoClusterError as error:
+        if address is None:
+            raise NuwaError(f"Ray does not start on this machine ({error}); try again when it is less busy") from error
+        raise NuwaError(
+            f"no Ray cluster at {address} ({error}); check the address and, where the cluster wants one, the token"
+        ) from error
     return True
 
 

@@ -105,3 +105,41 @@ def test_a_cluster_that_is_not_there_is_one_line_at_once(world: Path, tmp_path: 
     with pytest.raises(NuwaError, match=r"no Ray cluster at 127\.0\.0\.1:1 .*refused.*check the address") as caught:
         run(job, ignore)
     assert "\n" not in str(caught.value)
+
+
+def test_a_machine_too_busy_for_ray_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own patience ends in a bare Exception."""
+    import ray
+
+    from nuwa.data.ray_encode import _cluster
+    from nuwa.generate.ray_windows import _connect
+
+    def init(**_: object) -> None:
+        raise Exception("The current node timed out during startup.\nMore of it.")
+
+    ray.shutdown()
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    busy = r"^Ray does not start on this machine \(The current node timed out during startup\.\); try again when"
+    with pytest.raises(NuwaError, match=f"{busy} it is less busy, or --engine local$"), _cluster(None, 1):
+        pass
+    with pytest.raises(NuwaError, match=f"{busy} it is less busy$"):
+        _connect(None)
+
+
+def test_a_cluster_that_is_lost_on_the_way_is_one_line_and_a_defect_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+    from ray.exceptions import NodeDiedError, RayTaskError
+
+    from nuwa.data.ray_encode import _cluster
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    with (
+        pytest.raises(
+            NuwaError, match=r"^Ray was lost \(a node died\); what .* is kept, and the same command goes on$"
+        ),
+        _cluster(None, 1),
+    ):
+        raise NodeDiedError("a node died\nwith its log")
+    with pytest.raises(RayTaskError), _cluster(None, 1):
+        raise RayTaskError("encode", "Traceback", ZeroDivisionError())

@@ -143,7 +143,8 @@ def test_a_cluster_that_somebody_else_started_here_is_left_alone(monkeypatch: py
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     ray_trainer._start(made(world, Path("unused")))
     assert asked["address"] == "local"
-    monkeypatch.setattr(ray_trainer, "knock", lambda address: None)
+    asked.clear()
+    monkeypatch.setattr("nuwa.data.ray_address.knock", lambda address: None)
     ray_trainer._start(made(world, Path("unused"), ray_address="head:6379"))
     assert asked["address"] == "head:6379"
     assert "num_cpus" not in asked
