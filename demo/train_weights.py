@@ -14,8 +14,14 @@ from pipelines import cli
 from pipelines.commands import must_run
 
 COCA_STEPS = 1800
-STAGES = (("image-vae", 3000, 1), ("image", 1400, 1), ("vae", 100, 1), ("mtd", 1000, 5))
-"""Stage, optimiser steps, hop of the windows in frames; the other settings are the defaults of preset toy."""
+STAGES = (
+    ("image-vae", "image-vae", ("--steps", 3000)),
+    ("image", "image", ("--steps", 1400)),
+    ("vae", "vae", ("--steps", 100)),
+    ("mtd", "mtd", ("--steps", 1000, "--hop", 5)),
+    ("mtd-on", "mtd", ("--steps", 3000, "--hop", 5, "--temporal-lr-factor", 4)),
+)
+"""Run folder, stage and its settings; the others are the defaults of preset toy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +46,10 @@ def main(config: TrainWeights) -> None:
     dataset = config.work / "dataset"
     must_run("pipelines.curate", "--input", config.work / "footage", "--output", dataset)
     init: tuple[str | Path, ...] = ("--text-encoder", config.output / "coca")
-    for stage, steps, hop in STAGES:
-        folder = config.work / stage
+    for name, stage, settings in STAGES:
+        folder = config.work / name
         words = ("--dataset", dataset, "--output", folder, "--threads", config.threads)
-        must_run("pipelines.train", stage, *words, "--steps", steps, "--hop", hop, *init)
+        must_run("pipelines.train", stage, *words, *settings, *init)
         init = ("--init", folder / "model")
     ship(config.work / STAGES[-1][0] / "model", config.output / "pipeline")
     must_run("demo.evaluate_coca", "--weights", config.output)
