@@ -1,8 +1,11 @@
-"""Where a worker trains, and in which type its networks compute."""
+"""Where a worker trains, in which type its networks compute, and what to do where its memory is too small."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
-from nuwa.train.config import TrainConfig
+from nuwa.train.config import TrainConfig, TrainError
 
 
 def device_of(rank: int) -> torch.device:
@@ -24,3 +27,15 @@ def autocast_type(config: TrainConfig, device: torch.device) -> torch.dtype | No
     else:
         faster = config.stage in ("image-vae", "vae") and torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if faster else None
+
+
+@contextmanager
+def memory_explained() -> Iterator[None]:
+    """Too little memory on a GPU is for the user to change: tried again, it would be too little again."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainError(
+            f"the GPU's memory is too small ({str(error).splitlines()[0]}); give a smaller --batch, more --accumulate "
+            "or --gradient-checkpointing"
+        ) from error

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 import torch
 from torch import nn
@@ -23,10 +23,10 @@ from nuwa.train.components import starting_pipeline
 from nuwa.train.config import AUTOENCODER_STAGES, TrainConfig, TrainError
 from nuwa.train.config_checks import batch_share, resolve
 from nuwa.train.curves import Curves
-from nuwa.train.device import autocast_type, device_of
+from nuwa.train.device import autocast_type, device_of, memory_explained
 from nuwa.train.ema import Ema
-from nuwa.train.fingerprints import autoencoder_hash, frozen_hash, prompt_encoder_hash, schedule_hash
 from nuwa.train.image_vae_stage import ImageVaeStage
+from nuwa.train.inputs import inputs_of
 from nuwa.train.learner import Learner, NotFiniteError
 from nuwa.train.mtd_stage import MtdStage
 from nuwa.train.progress import Meter, Progress, Report
@@ -90,30 +90,18 @@ def train(
     device = device_of(rank)
     if config.compile:
         check_compiler(device)
-    with _memory_explained(), ExitStack() as held:
+    with memory_explained(), ExitStack() as held:
         stage = _stage(config, runs, device)
         if prepare is not None:
             prepare(stage)
         if rank == 0:
             held.enter_context(only_writer(config.output))
             check_output(config)  # again: another training may have begun there meanwhile
-            inputs = _inputs(stage)
+            inputs = inputs_of(stage)
             check_inputs(config, inputs)
             write_config(config, inputs)
             remove_drafts(config.output)
         Trainer(config, stage, rank, world).run(report or _print, until or config.steps or 0)
-
-
-@contextmanager
-def _memory_explained() -> Iterator[None]:
-    """Too little memory on a GPU is for the user to change: tried again, it would be too little again."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise TrainError(
-            f"the GPU's memory is too small ({str(error).splitlines()[0]}); give a smaller --batch, more --accumulate "
-            "or --gradient-checkpointing"
-        ) from error
 
 
 def _stage(config: TrainConfig, runs: Sequence[Run], device: torch.device) -> Stage:
@@ -125,20 +113,6 @@ def _stage(config: TrainConfig, runs: Sequence[Run], device: torch.device) -> St
     # Sizes and frame rate that a pipeline names are those it was last trained at.
     pipe.register_to_config(height=run.height, width=run.width, train_fps=run.train_fps)
     return STAGE_TYPES[config.stage](config, pipe, runs, device)
-
-
-def _inputs(stage: Stage) -> dict[str, object]:
-    """What a training depends on beside its settings, by the name that a message calls it."""
-    inputs: dict[str, object] = {
-        "number of windows": list(stage.data.counts),
-        "frozen weights": frozen_hash(stage.module),
-    }
-    if isinstance(stage, ImageStage | MtdStage | StunetStage | SsrStage):
-        pipe = stage.pipe
-        inputs |= {"prompt encoder": prompt_encoder_hash(pipe), "noise schedule": schedule_hash(pipe.scheduler)}
-        if pipe.vae is not None:
-            inputs["autoencoder"] = autoencoder_hash(pipe.vae)
-    return inputs
 
 
 class Trainer:
