@@ -68,6 +68,7 @@ def prepare(config: GenerateConfig) -> ClipJob:
     source = Source(mode=config.mode, image=config.image, video=config.video, mask=config.mask, place=config.place)
     stored = stored_stunet(config.model)
     story, fps = told_story(config, stored)
+    _check_story(story)
     ssr = asked_ssr(config, fps)
     check_frames(config, stored, ssr, fps)
     sampling = _sampling(config, fps)
@@ -100,6 +101,21 @@ def run(job: ClipJob, on_progress: OnProgress) -> str:
         write_record(config.output, {**job.record, "made_frames": made, "known_pixels": known.describe()})
         clean(config)
     return _summary(job, made, pipe.stunet.temporal_factor)
+
+
+def _check_story(story: Story) -> None:
+    """Raise NuwaError for what a story may say to NUWA-XL only."""
+    if story.given:
+        raise NuwaError(
+            f"the story gives an image, {story.given[0].image}, which a clip in one pass does not read; leave `given` "
+            "out of the story and ask for --mode image --image FILE"
+        )
+    for number, scene in enumerate(story.scenes, 1):
+        if scene.level_prompts:
+            raise NuwaError(
+                f"scene {number} of the story has `prompts` for levels {sorted(scene.level_prompts)}, but a clip has "
+                "one level; leave them out, or use NUWA-XL"
+            )
 
 
 def _given(config: GenerateConfig, source: Source, story: Story, stored: StoredPipeline, fps: float) -> Given:

@@ -97,11 +97,12 @@ class ClipSampler:
         known = nothing(count, pipe.config.height, pipe.config.width) if known is None else known
         self._check(known, count)
         made = padded_length(count, pipe.stunet.temporal_factor)
-        seen = self._given(known)
-        given, mask = (extended(part, made)[None].to(pipe.device) for part in (seen.video, seen.mask))
+        # Padded in pixels: to an autoencoder an unknown frame is zeros, encoded, as in training.
+        seen = self._given(Known(extended(known.video, made), extended(known.mask, made)))
+        given, mask = (part[None].to(pipe.device) for part in (seen.video, seen.mask))
         tokens = torch.stack([self._encode(prompt) for prompt in [*prompts, *[prompts[-1]] * (made - count)]])[None]
         stride, ids = torch.ones(1, device=pipe.device), self._time_ids()
-        prompted = guided(self._joined(made), self._scale(made), self._encode(""))
+        prompted = guided(self._joined(made), self._scale(count, made), self._encode(""))
         z_c, where, walk = given.to(tokens.dtype), mask.to(tokens.dtype), self._walk()
         done = 0
 
@@ -137,7 +138,13 @@ class ClipSampler:
         """
         if self.pipe.vae is None:
             return known
-        latents = in_latents(known, self._encode_video, self.pipe.vae.downsample_factor)
+        factor = self.pipe.vae.downsample_factor
+        latents = in_latents(known, self._encode_video, factor)
+        if known.mask.any() and not latents.mask.any():
+            raise NuwaError(
+                f"no square of {factor}×{factor} px, what one latent stands for, is wholly given, so nothing would be "
+                f"kept; give a box or mask that leaves whole squares of {factor} px"
+            )
         return latents if latents.mask.any() else Known(torch.zeros_like(latents.video), latents.mask)
 
     def _encode_video(self, video: torch.Tensor) -> torch.Tensor:
@@ -161,10 +168,13 @@ class ClipSampler:
         whole = num_frames <= self.tiling.frames
         return self.pipe.stunet if whole else multidiffusion(self.pipe.stunet, self.tiling)
 
-    def _scale(self, num_frames: int) -> float | torch.Tensor:
-        """Guidance: one number, or (t,) where it grows over the frames of the clip."""
+    def _scale(self, num_frames: int, made: int) -> float | torch.Tensor:
+        """Guidance: one number, or (made,) where it grows over the frames shown; padding has that of the last."""
         first, last = self.sampling.guidance, self.sampling.guidance_last
-        return first if last is None or last == first else frame_scales(first, last, num_frames)
+        if last is None or last == first:
+            return first
+        scales = frame_scales(first, last, num_frames)
+        return torch.cat([scales, scales[-1:].expand(made - num_frames)])
 
     def _walk(self) -> Sampler:
         """A walk of the sampler; each clip takes a new one."""

@@ -235,3 +235,31 @@ def test_settings_that_cannot_work_are_refused_before_anything_runs(
 def test_known_pixels_of_another_size_are_refused(pixels: StunetPipeline) -> None:
     with pytest.raises(NuwaError, match=r"shape \(3, 8, 16, 16\); this clip needs \(3, 6, 16, 16\)"):
         ClipSampler(pixels, sampling()).sample(["a red star"] * 6, MODES["inpaint"])
+
+
+def test_what_leaves_no_latent_wholly_known_is_refused_by_the_size_of_a_square(latents: StunetPipeline) -> None:
+    mask = torch.zeros(1, LENGTH, SIZE, SIZE)
+    mask[..., 1:3, 1:2] = 1.0
+    with pytest.raises(NuwaError, match=f"whole squares of {latents.vae.downsample_factor} px"):
+        ClipSampler(latents, sampling()).sample(["a red star"] * LENGTH, Known(video() * mask, mask))
+
+
+def test_padding_is_shown_to_the_network_as_unknown_pixels_encoded(
+    latents: StunetPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = Watched(latents.stunet)
+    monkeypatch.setattr(latents, "stunet", network)
+    sampler, count = ClipSampler(latents, sampling(steps=1)), LENGTH - 3
+    known = image_to_video(video()[:, 0], count)
+    made = sampler.sample(["a red star"] * count, known)
+    condition = network.calls[0][3][:1]
+    with torch.no_grad():
+        whole = sampler._encode_video(image_to_video(video()[:, 0], LENGTH).video[None])
+    assert torch.allclose(condition, whole, atol=1e-5)
+    assert torch.equal(made[:, 0], condition[0, :, 0])
+
+
+def test_the_last_frame_shown_has_the_last_guidance_also_in_a_padded_clip(pixels: StunetPipeline) -> None:
+    scales = ClipSampler(pixels, sampling(guidance=1.0, guidance_last=3.0))._scale(5, 8)
+    assert isinstance(scales, torch.Tensor)
+    assert scales.tolist() == [1.0, 1.5, 2.0, 2.5, 3.0, 3.0, 3.0, 3.0]
