@@ -96,12 +96,17 @@ def ends_given(demo: NuwaXLPipeline, index: int) -> WindowTask:
     return WindowTask(Window(1, index, 15 * index, 1), ("a red circle bounces",) * 16, given)
 
 
+def assert_within_1e_5(made: torch.Tensor, expected: torch.Tensor) -> None:
+    """Of the largest value: that is what float32 rounds by."""
+    torch.testing.assert_close(made, expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
+
+
 def test_batch_size_changes_the_trained_model_by_less_than_1e_5(demo: NuwaXLPipeline) -> None:
     """PAPERS: within 1e-5 across batch sizes. What is left is the rounding of the denoiser's kernels."""
     tasks = [ends_given(demo, n) for n in range(2)]
     one, four = (WindowSampler(demo, Sampling(steps=4, batch=size)).sample(tasks, pixels=False) for size in (1, 4))
     for alone, together in zip(one, four, strict=True):
-        torch.testing.assert_close(alone.latents, together.latents, atol=1e-5, rtol=0)
+        assert_within_1e_5(together.latents, alone.latents)
 
 
 @pytest.mark.slow  # two threads on a core that is busy wait for each other at every step
@@ -113,7 +118,7 @@ def test_the_number_of_threads_changes_the_trained_model_by_less_than_1e_5(demo:
             made += WindowSampler(demo, Sampling(steps=4, batch=1)).sample([task], pixels=False)
     finally:
         torch.set_num_threads(threads)
-    torch.testing.assert_close(made[0].latents, made[1].latents, atol=1e-5, rtol=0)
+    assert_within_1e_5(made[0].latents, made[1].latents)
 
 
 def test_the_condition_does_not_depend_on_the_batch_at_all(demo: NuwaXLPipeline) -> None:
