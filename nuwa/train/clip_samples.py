@@ -45,7 +45,6 @@ def enlarged_window(
     """
     upsampling = Upsampling(
         steps=SAMPLER_STEPS,
-        guidance=guidance_of(config),
         seed=config.seed,
         noise_augmentation=min(NOISE_AUGMENTATION, config.ssr_noise),
         fps=fps,

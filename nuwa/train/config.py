@@ -72,8 +72,8 @@ class TrainConfig:
     image_frac: float = 0.0
     """mtd: share of a batch's rows that are single frames of different runs, which the temporal layers do not mix."""
     captions: Literal["stored", "sampled"] = "stored"
-    """image, mtd: the caption chosen at curation, or for every clip of every draw one of caption_coca, caption_video,
-    caption_llm with probabilities 0.5, 0.25, 0.25 (Stable Video Diffusion)."""
+    """image, mtd, stunet, ssr: the caption chosen at curation, or for every clip of every draw one of caption_coca,
+    caption_video, caption_llm with probabilities 0.5, 0.25, 0.25 (Stable Video Diffusion)."""
     steps: int | None = None
     """Optimiser steps; default by stage."""
     batch: int | None = None
@@ -85,7 +85,7 @@ class TrainConfig:
     lr: float | None = None
     """Peak learning rate; default by stage."""
     temporal_lr_factor: float = 1.0
-    """vae, mtd: learning rate of the temporal layers (and of condition and mask) over that of image weights."""
+    """vae, mtd, ssr: learning rate of the temporal layers (and of condition and mask) over that of image weights."""
     warmup: int = 100
     """Steps over which the learning rate rises from 0."""
     decay_frac: float = 0.3
@@ -100,8 +100,8 @@ class TrainConfig:
     prediction_type: Literal["v_prediction", "epsilon"] = "v_prediction"
     """What a new denoiser predicts; with --init the scheduler of that folder decides."""
     min_snr_gamma: float | None = None
-    """image, mtd: most signal-to-noise ratio that the loss of clean latents is weighted by (Hang et al. 2023 take 5);
-    without it the error of what the network predicts counts the same at every step."""
+    """image, mtd, stunet, ssr: most signal-to-noise ratio that the loss of clean latents is weighted by (Hang et al.
+    2023 take 5); without it the error of what the network predicts counts the same at every step."""
     prompt_dropout: float = 0.1
     """Probability that a window loses all its prompts (classifier-free guidance)."""
     condition_dropout: float = 0.1

@@ -65,13 +65,18 @@ class StunetStage:
         if not pixels.any():
             return torch.zeros_like(like), torch.zeros_like(like[:1])
         known = masked(video_of([sample], self.device)[0], pixels.to(self.device))
-        if self.latents.factor > 1:
+        if self.pipe.vae is not None:
             known = in_latents(known, self.latents.encode, self.latents.factor)
         return known.video, known.mask
 
     def show(self) -> Shown:
         """A clip of one prompt."""
-        return clip(self._pipeline_with(self.module).to(self.device), self.data.runs, self.config)
+        encoder = self.pipe.text_encoder
+        place = encoder.device
+        try:
+            return clip(self._pipeline_with(self.module).to(self.device), self.data.runs, self.config)
+        finally:
+            encoder.to(place)  # shared with training, which encodes prompts where it was
 
     def pipeline(self) -> StunetPipeline:
         """The pipeline with this network."""

@@ -36,12 +36,16 @@ def made(world: Path, output: Path, **changes: object) -> TrainConfig:
 
 
 def check_close(one: Path, other: Path) -> None:
-    """Within 1e-5, and more than that was learned."""
+    """Within 1e-5, and more than that was learned.
+
+    The softmax of attention is blind to the bias of keys: its gradient is rounding, and Adam makes whole steps of it.
+    """
     before, after = stored(one), stored(other)
     assert before.keys() == after.keys()
     for name, tensor in before.items():
+        atol = 1e-4 if name.endswith("to_k.bias") else 1e-5
         torch.testing.assert_close(
-            after[name], tensor, atol=1e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
+            after[name], tensor, atol=atol, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
         )
     moved = [
         tensor.sub(before[f"weights/{name[4:]}"]).abs().max() for name, tensor in before.items() if name[:4] == "ema/"
