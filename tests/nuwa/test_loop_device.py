@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._inductor.config as inductor_config
 from safetensors.torch import load_file
 from torch import nn
 from torch._dynamo.exc import BackendCompilerFailed
@@ -149,10 +150,10 @@ def test_what_cannot_be_compiled_is_one_line_before_anything_is_written(
 
 
 @pytest.mark.slow
-def test_without_a_compiler_torch_fails_in_that_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+def test_without_a_compiler_torch_fails_in_that_way() -> None:
     torch.compiler.reset()
-    with pytest.raises(TrainError, match=r"No working C\+\+ compiler"):
+    without = inductor_config.patch({"cpp.cxx": ("no-such-compiler",)})
+    with without, pytest.raises(TrainError, match=r"No working C\+\+ compiler"):
         check_compiler(CPU)
     torch.compiler.reset()
 
