@@ -51,8 +51,8 @@ class MeasureSeams:
     """Frames of each."""
     steps: int = 20
     """Sampler steps per window."""
-    guidance: float = 4.0
-    """Classifier-free guidance scale."""
+    guidance: tuple[float, ...] = (4.0,)
+    """Classifier-free guidance scale: one number, or one per level, global first."""
     batch: int = 15
     """Local windows at once."""
     seed: int = 2_000_000
@@ -138,11 +138,11 @@ def generate(pipe: "NuwaXLPipeline", prompts: list[str], config: MeasureSeams, n
     """The video that the model makes of the story."""
     from nuwa.generate.executors import LocalExecutor
     from nuwa.generate.long_video import frame_plan, generate_frames
-    from nuwa.generate.windows import Sampling, WindowSampler
+    from nuwa.generate.windows import Sampling, WindowSampler, per_level
 
     sampling = Sampling(
         steps=2 if config.quick else config.steps,
-        guidance=config.guidance,
+        guidance=per_level(config.guidance),
         seed=config.seed + number,
         batch=config.batch,
         fps=pipe.config.train_fps,
@@ -193,11 +193,12 @@ def report(config: MeasureSeams, measured: Sequence[Measured]) -> list[str]:
     """Table and bars. measured: the drawn stories, the same through the autoencoder, the generated ones."""
     drawn, through, generated = measured
     head = ["", "level of keyframe", "keyframes", "second difference there", "in the interior", "ratio (95 %)"]
+    scales = " and ".join(f"{scale:g}" for scale in config.guidance)
+    guidance = f"{scales} (global, local)" if len(config.guidance) > 1 else scales
     return [
         f"{config.stories} held-out stories of {config.frames} frames, {config.steps} sampler steps, guidance "
-        f"{config.guidance:g}. Second differences in grey levels of 255; frames within {CHANGE_MARGIN} of a change of "
-        "prompt are left out. Intervals: stories drawn again with replacement. The bars of jitter and sharpness are "
-        "ours.",
+        f"{guidance}. Second differences in grey levels of 255; frames within {CHANGE_MARGIN} of a change of prompt "
+        "are left out. Intervals: stories drawn again with replacement. The bars of jitter and sharpness are ours.",
         "",
         *table([*head, "sharpness"], [row for kind in (drawn, through, generated) for row in _rows(kind)]),
         "",

@@ -48,8 +48,8 @@ class EvaluateStories:
     """Frames of each video."""
     steps: int = 20
     """Sampler steps per window."""
-    guidance: float = 4.0
-    """Classifier-free guidance scale."""
+    guidance: tuple[float, ...] = (4.0,)
+    """Classifier-free guidance scale: one number, or one per level, global first."""
     sampler: Literal["trained", "ddpm", "ddim", "dpm++", "unipc"] = "trained"
     """As in pipelines.generate."""
     motion_score: float | None = None
@@ -138,8 +138,9 @@ def _check_config(config: EvaluateStories) -> None:
 
 
 def _made_with(config: EvaluateStories, weights_sha256: str) -> dict[str, object]:
-    names = ("frames", "steps", "guidance", "sampler", "motion_score", "seed")
-    return {"weights_sha256": weights_sha256} | {name: getattr(config, name) for name in names}
+    names = ("frames", "steps", "sampler", "motion_score", "seed")
+    made_with = {name: getattr(config, name) for name in names} | {"guidance": list(config.guidance)}
+    return {"weights_sha256": weights_sha256} | made_with
 
 
 def _check_made(paths: Sequence[Path], made_with: dict[str, object]) -> None:
@@ -160,11 +161,11 @@ def film_story(pipe: "NuwaXLPipeline", prompts: list[str], config: EvaluateStori
     """Generate the video of one story."""
     from nuwa.generate.executors import LocalExecutor
     from nuwa.generate.long_video import frame_plan, generate_frames
-    from nuwa.generate.windows import Sampling, WindowSampler
+    from nuwa.generate.windows import Sampling, WindowSampler, per_level
 
     sampling = Sampling(
         steps=config.steps,
-        guidance=config.guidance,
+        guidance=per_level(config.guidance),
         sampler=config.sampler,
         motion_score=config.motion_score,
         seed=seed,

@@ -110,11 +110,17 @@ def _facts(record: dict[str, Any]) -> str:
     facts = {
         "length": f"{info['num_frames']} frames, {info['num_frames'] / info['fps']:.1f} s at {info['fps']:g} fps",
         "hierarchy": f"{info['depth']} levels of windows of {info['window_length']} frames: {windows} windows",
-        "sampling": f"{sampling['steps']} steps, guidance {sampling['guidance']:g}, seed {sampling['seed']}",
+        "sampling": f"{_per_level(sampling['steps'])} steps, guidance {_per_level(sampling['guidance'])}, "
+        f"seed {sampling['seed']}",
         "model": f"{info['model']} ({info['weights_sha256'][:12]})",
     }
     rows = "".join(f"<dt>{name}</dt><dd>{escape(fact)}</dd>" for name, fact in facts.items())
     return f"<dl>{rows}</dl>"
+
+
+def _per_level(values: float | list[float]) -> str:
+    """One number, or those of the levels, global first."""
+    return " / ".join(f"{number:g}" for number in (values if isinstance(values, list) else [values]))
 
 
 def _film_strip(video: Path, duration_s: float) -> str:

@@ -125,12 +125,14 @@ def test_gif_and_a_folder_of_images(words: list[str], tmp_path: Path, name: str)
 
 
 def test_options_reach_the_sampling(words: list[str], tmp_path: Path) -> None:
-    changes = "--frames 6 --depth 3 --steps 4 3 2 --guidance 1 --sampler dpm++ --condition latents --motion-score 0.2"
+    changes = (
+        "--frames 6 --depth 3 --steps 4 3 2 --guidance 5 3 1 --sampler dpm++ --condition latents --motion-score 0.2"
+    )
     assert run([*words, *changes.split(), "--batch", "2", "--fps", "3"]) == 0
     record = json.loads((tmp_path / "out.json").read_text())
     assert (record["num_frames"], record["depth"], record["windows"], record["fps"]) == (6, 3, [1, 1, 2], 3)
-    chosen = {"steps": [4, 3, 2], "sampler": "dpm++", "condition": "latents", "motion_score": 0.2, "batch": 2}
-    assert record["sampling"].items() >= chosen.items()
+    chosen = {"steps": [4, 3, 2], "guidance": [5.0, 3.0, 1.0], "motion_score": 0.2, "batch": 2}
+    assert record["sampling"].items() >= (chosen | {"sampler": "dpm++", "condition": "latents"}).items()
 
 
 def test_levels_with_prompts_of_their_own(words: list[str], tmp_path: Path) -> None:

@@ -325,6 +325,7 @@ def test_super_resolution_makes_videos_of_nuwa_xl_larger_and_goes_on_where_it_wa
         ("--frames 0", "0 frames is no video"),
         ("--frames 1", "1 frame is no video"),
         ("--frames 9999999", "takes more than"),
+        ("--guidance 8 2", "--guidance has 2 numbers, one per level; a clip is made at one level: give one"),
         ("--steps 3 2", "--steps has 2 numbers, one per level; a clip is made at one level"),
         ("--overlap 8", "8 frames cannot share 8"),
         ("--tile-px 8", "works on pixels"),

@@ -134,13 +134,15 @@ def _given(config: GenerateConfig, source: Source, story: Story, stored: StoredP
 
 
 def _sampling(config: GenerateConfig, fps: float) -> ClipSampling:
-    if len(config.steps) != 1:
-        raise NuwaError(
-            f"--steps has {len(config.steps)} numbers, one per level; a clip is made at one level: give one"
-        )
+    for name in ("steps", "guidance"):
+        numbers = getattr(config, name)
+        if len(numbers) != 1:
+            raise NuwaError(
+                f"--{name} has {len(numbers)} numbers, one per level; a clip is made at one level: give one"
+            )
     return ClipSampling(
         steps=config.steps[0],
-        guidance=config.guidance,
+        guidance=config.guidance[0],
         guidance_last=config.guidance_last,
         sampler=config.sampler,
         seed=config.seed,

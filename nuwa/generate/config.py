@@ -39,8 +39,8 @@ class GenerateConfig:
     """Levels, the global one included. Default: the fewest that reach the length."""
     steps: tuple[int, ...] = (20,)
     """Sampler steps per window: one number, or one per level, global first."""
-    guidance: float = 4.0
-    """Classifier-free guidance scale; 1 is none."""
+    guidance: tuple[float, ...] = (4.0,)
+    """Classifier-free guidance scale, 1 is none: one number, or one per level, global first."""
     guidance_last: float | None = None
     """Scale at the last frame of a window: it grows linearly from --guidance. Default: the same at all frames."""
     sampler: Literal["trained", "ddpm", "ddim", "dpm++", "unipc"] = "trained"
@@ -126,16 +126,18 @@ def check_numbers(config: GenerateConfig) -> None:
     """Raise NuwaError for numbers that mean nothing, before anything is loaded."""
     for entry in fields(config):
         value = getattr(config, entry.name)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise NuwaError(f"--{_flag(entry.name)} is {value}; give a number")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise NuwaError(f"--{_flag(entry.name)} is {number}; give a number")
     for name in ("workers", "batch"):
         number = getattr(config, name)
         if number is not None and number < 1:
             raise NuwaError(f"{name} is {number}; give 1 or more")
     if config.depth is not None and config.depth > _MOST_DEPTH:
         raise NuwaError(f"depth {config.depth} is more than any video needs; leave --depth out for the fewest levels")
-    if not config.steps:
-        raise NuwaError("--steps has no number; give one, or one per level")
+    for name in ("steps", "guidance"):
+        if not getattr(config, name):
+            raise NuwaError(f"--{name} has no number; give one, or one per level")
     if not config.output.name:
         raise NuwaError(f"output {config.output} has no name; give a file to write")
 

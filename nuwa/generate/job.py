@@ -29,7 +29,7 @@ from nuwa.generate.record import Record, describe, enlarged_identity, identity, 
 from nuwa.generate.stored_ssr import Ssr, asked_ssr
 from nuwa.generate.story import GivenImage, Story, frame_prompts, level_prompts, load_story, prompt_story
 from nuwa.generate.video_files import check_output, format_of, write_video
-from nuwa.generate.windows import Sampling, WindowSampler
+from nuwa.generate.windows import Sampling, WindowSampler, per_level
 from nuwa.hierarchy import NuwaError, depth_for, plan, strides
 
 _LARGEST_STRIDE = 2**31
@@ -156,8 +156,8 @@ def _depth(frames: int, length: int, asked: int | None) -> int:
 
 def _sampling(config: GenerateConfig, fps: float) -> Sampling:
     return Sampling(
-        steps=config.steps if len(config.steps) > 1 else config.steps[0],
-        guidance=config.guidance,
+        steps=per_level(config.steps),
+        guidance=per_level(config.guidance),
         guidance_last=config.guidance_last,
         sampler=config.sampler,
         seed=config.seed,

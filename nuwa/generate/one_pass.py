@@ -170,7 +170,7 @@ class ClipSampler:
 
     def _scale(self, num_frames: int, made: int) -> float | torch.Tensor:
         """Guidance: one number, or (made,) where it grows over the frames shown; padding has that of the last."""
-        first, last = self.sampling.guidance, self.sampling.guidance_last
+        first, last = self.sampling.guidance_at(0), self.sampling.guidance_last
         if last is None or last == first:
             return first
         scales = frame_scales(first, last, num_frames)

@@ -19,7 +19,7 @@ from nuwa.generate.folder_pipeline import FolderPipeline
 from nuwa.generate.long_video import Progress, frame_plan, generate_frames
 from nuwa.generate.number_checks import is_number, is_whole
 from nuwa.generate.samplers import SamplerName
-from nuwa.generate.windows import Condition, FixedFrame, Sampling, WindowResult, WindowSampler, check_given
+from nuwa.generate.windows import Condition, FixedFrame, Sampling, WindowResult, WindowSampler, check_given, per_level
 from nuwa.hierarchy import NuwaError, Window
 from nuwa.models.mtd import MaskTemporalUNet
 from nuwa.models.text import PromptEncoder
@@ -96,7 +96,7 @@ class NuwaXLPipeline(FolderPipeline):
         prompts: str | Sequence[str],
         num_frames: int | None = None,
         num_inference_steps: int | Sequence[int] = 20,
-        guidance_scale: float = 4.0,
+        guidance_scale: float | Sequence[float] = 4.0,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         output_type: Literal["pil", "np", "pt"] = "pil",
         *,
@@ -117,7 +117,8 @@ class NuwaXLPipeline(FolderPipeline):
         prompts: one, one per frame, or fewer than frames, which are spread evenly
         num_frames: n; by default one window, or as many as there are prompts if those are more
         num_inference_steps: of the sampler; one number, or one per level, global first
-        guidance_scale, guidance_scale_last: 1 is none; with a last one it grows over the frames of every window
+        guidance_scale: 1 is none; one number for all levels, or one per level, global first
+        guidance_scale_last: with it the scale grows over the frames of every window
         generator: one number is drawn from it as the seed of all windows; None draws from torch's own. As diffusers
             has it, also a list of one for the one video
         output_type: `pil`, `np` or `pt`, see `NuwaXLPipelineOutput`
@@ -133,7 +134,7 @@ class NuwaXLPipeline(FolderPipeline):
         Returns the frames, see `NuwaXLPipelineOutput`. NuwaError, one line, for what cannot be made.
         """
         check_output_type(output_type)
-        texts, steps = listed(prompts), num_inference_steps
+        texts = listed(prompts)
         if depth is not None and not is_whole(depth):
             raise NuwaError(f"depth is {depth!r}; it must be a number above 0 and whole, or none")
         _check_numbers_of(given)
@@ -141,8 +142,8 @@ class NuwaXLPipeline(FolderPipeline):
             spread(texts, self._num_frames(len(texts), num_frames)), self.config.window_length, depth, given
         )
         sampling = Sampling(
-            steps=tuple(steps) if isinstance(steps, Sequence) and not isinstance(steps, str) else steps,
-            guidance=guidance_scale,
+            steps=per_level(num_inference_steps),
+            guidance=per_level(guidance_scale),
             guidance_last=guidance_scale_last,
             sampler=sampler,
             seed=draw_seed(generator),

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 import torch
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nuwa.generate.pipeline import NuwaXLPipeline
 
 Condition = Literal["pixels", "latents"]
+Number = TypeVar("Number", int, float)
 
 PROMPTS_KEPT = 512
 """Encoded prompts that a sampler keeps."""
@@ -29,8 +30,8 @@ class Sampling:
     """How windows are sampled: all that fixes the result beside weights and prompts.
 
     steps: of the scheduler; one number for all levels, or one per level, global first
-    guidance, guidance_last: scale (1 = none); with a last one it grows linearly over the frames of every window
-        (Stable Video Diffusion)
+    guidance: scale (1 = none); one number for all levels, or one per level, global first
+    guidance_last: with it the scale grows linearly over the frames of every window (Stable Video Diffusion)
     sampler: `trained` is the pipeline's own scheduler
     batch: local windows per denoiser call; fewer are padded to this
     fps: of the video, 1/s; motion_score: mean optical flow in frame heights per second, None = not asked for
@@ -44,7 +45,7 @@ class Sampling:
     """
 
     steps: int | tuple[int, ...] = 20
-    guidance: float = 4.0
+    guidance: float | tuple[float, ...] = 4.0
     guidance_last: float | None = None
     sampler: SamplerName = "trained"
     seed: int = 0
@@ -55,14 +56,14 @@ class Sampling:
     tile_px: int | None = None
 
     def __post_init__(self) -> None:
-        steps = self.steps if isinstance(self.steps, tuple) else (self.steps,)
+        steps, scales = _numbers(self.steps), _numbers(self.guidance)
         last, motion = self.guidance_last, self.motion_score
         above_0, whole = "it must be a number above 0", "it must be a number above 0 and whole"
         rules = (
             ("steps", bool(steps) and all(map(is_whole, steps)), f"{whole}, or one such number per level"),
             ("batch", is_whole(self.batch), whole),
             ("fps", is_number(self.fps) and self.fps > 0, above_0),
-            ("guidance", is_number(self.guidance), "give a number (1 is none)"),
+            ("guidance", bool(scales) and all(map(is_number, scales)), "give a number (1 is none), or one per level"),
             ("guidance_last", last is None or is_number(last), "give a number (1 is none)"),
             ("seed", is_whole(self.seed, None), "it must be a whole number"),
             ("motion_score", motion is None or (is_number(motion) and motion >= 0), "give 0 or more, or none"),
@@ -76,19 +77,40 @@ class Sampling:
                 raise NuwaError(f"{name} {getattr(self, name)!r} is unknown; use {', '.join(known)}")
 
     def check_levels(self, levels: int) -> None:
-        """Raise NuwaError when steps are given per level and their number is not that of a video of `levels`."""
-        if isinstance(self.steps, tuple) and len(self.steps) != levels:
-            raise NuwaError(
-                f"steps are given for {len(self.steps)} levels, {self.steps}, and the video has {levels}; "
-                "give one number per level, or a single one for all"
-            )
+        """Raise NuwaError when steps or guidance are given per level and for other than the video's `levels`."""
+        for name, given in (("steps are", self.steps), ("guidance is", self.guidance)):
+            if isinstance(given, tuple) and len(given) != levels:
+                raise NuwaError(
+                    f"{name} given for {len(given)} levels, {given}, and the video has {levels}; "
+                    "give one number per level, or a single one for all"
+                )
 
     def steps_at(self, level: int) -> int:
         """Sampler steps of windows at `level`."""
-        if isinstance(self.steps, tuple):
-            self.check_levels(max(level + 1, len(self.steps)))
-            return self.steps[level]
-        return self.steps
+        return self._of_level(self.steps, level)
+
+    def guidance_at(self, level: int) -> float:
+        """Guidance scale of windows at `level`, that of their first frame where it grows."""
+        return self._of_level(self.guidance, level)
+
+    def _of_level(self, values: Number | tuple[Number, ...], level: int) -> Number:
+        """The one number of all levels, or that of `level`."""
+        if not isinstance(values, tuple):
+            return values
+        self.check_levels(max(level + 1, len(values)))
+        return values[level]
+
+
+def per_level(values: Number | Sequence[Number]) -> Number | tuple[Number, ...]:
+    """`Sampling`'s form of what a caller gives: one number for all levels, however it is written, or a tuple."""
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        return values
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+def _numbers(values: Number | tuple[Number, ...]) -> tuple[Number, ...]:
+    """The number of every level, or the one of all."""
+    return values if isinstance(values, tuple) else (values,)
 
 
 @dataclass(frozen=True)
@@ -167,7 +189,7 @@ class WindowSampler:
         check_tiles(pipe, sampling.tile_px)
         # One prompt at a time: in a batch, its last bits would depend on the prompts beside it.
         self._encode = lru_cache(PROMPTS_KEPT)(lambda prompt: pipe.encode_prompts([prompt])[0])
-        for steps in sampling.steps if isinstance(sampling.steps, tuple) else (sampling.steps,):
+        for steps in _numbers(sampling.steps):
             Sampler(pipe.scheduler, sampling.sampler, steps, torch.device("cpu"))  # to refuse before anything runs
 
     @torch.no_grad()
@@ -209,7 +231,7 @@ class WindowSampler:
         noise, generators = _noise(tasks, sampling.seed, given.shape[1:], pipe.device)
         stride = torch.tensor([task.window.stride for task in tasks], device=pipe.device)
         time_ids = _time_ids(len(tasks), sampling, pipe.device)
-        prompted = guided(pipe.denoiser_at(level), _scale(sampling, tokens.shape[1]), self._encode(""))
+        prompted = guided(pipe.denoiser_at(level), _scale(sampling, level, tokens.shape[1]), self._encode(""))
         z_c, known = condition.to(tokens.dtype), mask.to(tokens.dtype)
 
         def predict(zt: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
@@ -271,11 +293,10 @@ def _latent_shape(pipe: "NuwaXLPipeline", tasks: Sequence[WindowTask]) -> tuple[
     return len(tasks), pipe.vae.config.latent_channels, length, config.height // factor, config.width // factor
 
 
-def _scale(sampling: Sampling, length: int) -> float | torch.Tensor:
-    """Guidance: one number, or (l,) where it grows over the frames of a window."""
-    if sampling.guidance_last is None or sampling.guidance_last == sampling.guidance:
-        return sampling.guidance
-    return frame_scales(sampling.guidance, sampling.guidance_last, length)
+def _scale(sampling: Sampling, level: int, length: int) -> float | torch.Tensor:
+    """Guidance at a level: one number, or (l,) where it grows over the frames of a window."""
+    first, last = sampling.guidance_at(level), sampling.guidance_last
+    return first if last is None or last == first else frame_scales(first, last, length)
 
 
 def _noise(

@@ -17,6 +17,8 @@ from nuwa.train.config import TrainConfig, TrainError
 from nuwa.train.image_pipeline import check_frame_size, inflated_pipeline
 from nuwa.train.init_folder import is_image_pipeline
 
+DEMO_TEXT_ENCODER = Path(__file__).parents[2] / "demo" / "weights" / "coca"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
@@ -79,7 +81,7 @@ def build_pipeline(config: TrainConfig, run: Run) -> NuwaXLPipeline:
     sizes = PRESETS[config.preset]
     factor = 2 ** (len(sizes.vae_channels) - 1)
     check_frame_size(run, factor * 2 ** (len(sizes.unet_channels) - 1), f"preset {config.preset}")
-    text_encoder, tokenizer = load_text_encoder(config.text_encoder)
+    text_encoder, tokenizer = load_text_encoder(config.text_encoder or DEMO_TEXT_ENCODER)
     torch.manual_seed(config.seed)
     vae = TemporalVAE.from_image_vae(image_vae(sizes, run.height))
     unet = image_unet(sizes, run.height // factor, _width(text_encoder))

@@ -15,8 +15,6 @@ DEFAULT_LENGTHS = {"stunet": 80}
 """Frames of a window in stages that have others: Lumiere's clips."""
 VaeTrains = Literal["temporal", "decoder", "temporal+decoder", "all"]
 
-DEMO_TEXT_ENCODER = Path(__file__).parents[2] / "demo" / "weights" / "coca"
-
 _PLACES = ("dataset", "latents", "output", "init", "text_encoder", "ray_address")
 _RHYTHM = ("steps", "checkpoint_every", "keep_checkpoints", "keep_best", "log_every", "sample_every")
 _MACHINERY = (
@@ -53,8 +51,9 @@ class TrainConfig:
     """Pipeline folder to start from; without it every component starts new at the preset's size."""
     preset: Literal["toy", "base", "large"] = "toy"
     """Size of new components: toy for 32 px on a CPU, base, large (Stable Diffusion's)."""
-    text_encoder: Path = DEMO_TEXT_ENCODER
-    """open_clip model folder whose text tower encodes prompts; used without --init only."""
+    text_encoder: Path | None = None
+    """open_clip model folder whose text tower encodes prompts; default the one of demo/weights; used without --init
+    only."""
     levels: Literal["global", "local", "all"] = "all"
     """mtd: which network to train; all trains one network shared by all levels."""
     length: int | None = None

@@ -29,7 +29,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return encoded_world(tmp_path_factory.getbasetemp())
 
 
-def refused(world: Path, run_folder: Path, message: str, **changes: object) -> str:
+def assert_refused(world: Path, run_folder: Path, message: str, **changes: object) -> str:
     """What a training says that does not begin."""
     changes = {"latents": world / "latents"} | changes
     with pytest.raises(NuwaError, match=message) as caught:
@@ -39,7 +39,7 @@ def refused(world: Path, run_folder: Path, message: str, **changes: object) -> s
     return str(caught.value)
 
 
-def begins(world: Path, **changes: object) -> None:
+def assert_begins(world: Path, **changes: object) -> None:
     """A training does."""
     config = made(world, Path("unused"), **changes)
     MtdStage(config, load_pipeline(world / "tiny"), read_runs(config.dataset), torch.device("cpu"))
@@ -55,7 +55,7 @@ def begins(world: Path, **changes: object) -> None:
     ],
 )
 def test_latents_that_do_not_fit(world: Path, tmp_path: Path, changes: dict[str, object], message: str) -> None:
-    refused(world, tmp_path / "run", message, **changes)
+    assert_refused(world, tmp_path / "run", message, **changes)
 
 
 def test_another_stride_or_hop(world: Path, tmp_path: Path) -> None:
@@ -63,11 +63,11 @@ def test_another_stride_or_hop(world: Path, tmp_path: Path) -> None:
     long = write_dataset(tmp_path / "ds", [30])
     run(prepare(asked(world, latents, dataset=long, hop=2)), ignore)
     message = f"hold windows at multiples of 2 frames only, and hop is 1; {COMMAND}"
-    told = refused(world, tmp_path / "run", message, dataset=long, latents=latents)
+    told = assert_refused(world, tmp_path / "run", message, dataset=long, latents=latents)
     assert told.endswith(f"--output {latents} --hop 1 --length 4 --depth 2 --levels all --condition pixels")
     message = r"hold windows of 4 frames at stride 3, 1, not 9"
-    refused(world, tmp_path / "run", message, dataset=long, latents=latents, hop=2, depth=3)
-    begins(world, dataset=long, latents=latents, hop=4)
+    assert_refused(world, tmp_path / "run", message, dataset=long, latents=latents, hop=2, depth=3)
+    assert_begins(world, dataset=long, latents=latents, hop=4)
 
 
 def test_another_autoencoder_names_both(world: Path, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_another_autoencoder_names_both(world: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         next(pipe.vae.encoder.parameters()).add_(0.01)
     save_pipeline(pipe, tmp_path / "other")
-    refused(
+    assert_refused(
         world,
         tmp_path / "run",
         r"are of another autoencoder \(vae-\w+, vae-\w+, not vae-\w+\)",
@@ -87,10 +87,12 @@ def test_a_dataset_that_was_not_encoded(world: Path, tmp_path: Path) -> None:
     other = write_dataset(tmp_path / "ds", [14, 11, 9])
     for number in (0, 1):
         shutil.copy(world / f"ds/media/runs/run-{number}.mp4", other / "media/runs")
-    refused(world, tmp_path / "run", "lack 1 of 3 runs, the first is run-2", dataset=other)
+    assert_refused(world, tmp_path / "run", "lack 1 of 3 runs, the first is run-2", dataset=other)
     path = other / "media/runs/run-1.mp4"
     path.write_bytes(path.read_bytes() + b"\0")
-    refused(world, tmp_path / "run", r"run-1\.mp4 has changed since it was encoded; give the command", dataset=other)
+    assert_refused(
+        world, tmp_path / "run", r"run-1\.mp4 has changed since it was encoded; give the command", dataset=other
+    )
 
 
 def test_a_run_file_of_the_same_size_with_other_bytes(world: Path, tmp_path: Path) -> None:
@@ -98,10 +100,12 @@ def test_a_run_file_of_the_same_size_with_other_bytes(world: Path, tmp_path: Pat
     other = Path(shutil.copytree(world / "ds", tmp_path / "ds"))
     path = other / "media/runs/run-1.mp4"
     os.utime(path, ns=(0, 0))
-    begins(world, dataset=other, latents=world / "latents")
+    assert_begins(world, dataset=other, latents=world / "latents")
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    refused(world, tmp_path / "run", r"run-1\.mp4 has changed since it was encoded; give the command", dataset=other)
+    assert_refused(
+        world, tmp_path / "run", r"run-1\.mp4 has changed since it was encoded; give the command", dataset=other
+    )
 
 
 def test_missing_windows_and_damaged_shards(world: Path, tmp_path: Path) -> None:
@@ -110,16 +114,18 @@ def test_missing_windows_and_damaged_shards(world: Path, tmp_path: Path) -> None
     vae = prepare(asked(world, latents)).load.hashes[0]
     path = LatentFolder(latents, vae).shards[0]
     path.write_bytes(path.read_bytes()[:-100])
-    refused(world, tmp_path / "run", f"{path.name} is damaged or cut short .*; remove that file and", latents=latents)
+    assert_refused(
+        world, tmp_path / "run", f"{path.name} is damaged or cut short .*; remove that file and", latents=latents
+    )
     path.write_bytes(b"")
-    refused(world, tmp_path / "run", f"{path.name} is damaged or cut short", latents=latents)
+    assert_refused(world, tmp_path / "run", f"{path.name} is damaged or cut short", latents=latents)
     path.unlink()
-    refused(world, tmp_path / "run", f"hold no windows of this autoencoder; {COMMAND}", latents=latents)
+    assert_refused(world, tmp_path / "run", f"hold no windows of this autoencoder; {COMMAND}", latents=latents)
     path.write_bytes(b"")
     job = prepare(asked(world, latents))
     assert job.windows == 46
     run(job, ignore)
-    begins(world, latents=latents)
+    assert_begins(world, latents=latents)
 
 
 def test_some_missing_windows_are_counted_and_the_first_is_named(world: Path, tmp_path: Path) -> None:
@@ -132,8 +138,8 @@ def test_some_missing_windows_are_counted_and_the_first_is_named(world: Path, tm
             parts.append(dataclasses.replace(task, pieces=(dataclasses.replace(piece, firsts=firsts),)))
     run(dataclasses.replace(job, tasks=tuple(parts)), ignore)
     message = "lack 2 conditions, the first at frame 4 of run run-0, stride 1"
-    refused(world, tmp_path / "run", message, latents=latents)
-    begins(world, latents=latents, condition="latents")
+    assert_refused(world, tmp_path / "run", message, latents=latents)
+    assert_begins(world, latents=latents, condition="latents")
 
 
 def test_masks_that_need_footage_are_refused_without_it(world: Path, tmp_path: Path) -> None:
@@ -141,7 +147,7 @@ def test_masks_that_need_footage_are_refused_without_it(world: Path, tmp_path: P
         r"first_frame_frac and infilling_frac ask for conditions that are not encoded before, and run file \S+run-0.mp4"
         " is not there to encode them from; give --first-frame-frac 0 --infilling-frac 0, or --condition latents, or "
     )
-    refused(world, tmp_path / "run", message, dataset=without_footage(world, tmp_path), prediction_frac=0.0)
+    assert_refused(world, tmp_path / "run", message, dataset=without_footage(world, tmp_path), prediction_frac=0.0)
 
 
 @pytest.mark.parametrize(
@@ -253,10 +259,12 @@ def test_a_run_encoded_from_two_files_is_told_apart_by_the_footage(world: Path, 
     path.write_bytes(path.read_bytes() + b"\0")
     run(prepare(asked(world, latents, dataset=other)), ignore)
     for dataset in (other, world / "ds"):
-        begins(world, dataset=dataset, latents=latents)
+        assert_begins(world, dataset=dataset, latents=latents)
     message = r"run run-1 was encoded from two different files, and \S+ is not there to tell which"
     changes = {"first_frame_frac": 0.0, "prediction_frac": 0.0, "infilling_frac": 0.0}
-    refused(world, tmp_path / "run", message, dataset=without_footage(world, tmp_path), latents=latents, **changes)
+    assert_refused(
+        world, tmp_path / "run", message, dataset=without_footage(world, tmp_path), latents=latents, **changes
+    )
 
 
 def test_sizes_are_said_as_people_read_them() -> None:

@@ -37,14 +37,19 @@ def seeded(seed: int) -> torch.Generator:
 
 def test_frames_are_those_of_the_recursion(pipe: NuwaXLPipeline) -> None:
     """The call adds nothing of its own: same prompts, sampling and seed, same frames, in every output type."""
-    arguments = {"num_inference_steps": (3, 2), "guidance_scale": 2.0, "guidance_scale_last": 3.0, "sampler": "dpm++"}
+    arguments = {
+        "num_inference_steps": (3, 2),
+        "guidance_scale": [2.0, 1.5],
+        "guidance_scale_last": 3.0,
+        "sampler": "dpm++",
+    }
     out = pipe(["a red star", "a blue circle"], 7, generator=seeded(3), output_type="np", fps=6.0, **arguments)
     assert isinstance(out, NuwaXLPipelineOutput)
     assert out.frames.shape == (1, 7, 16, 16, 3)
     assert out.frames.dtype == np.float32
     sampling = Sampling(
         steps=(3, 2),
-        guidance=2.0,
+        guidance=(2.0, 1.5),
         guidance_last=3.0,
         sampler="dpm++",
         fps=6.0,

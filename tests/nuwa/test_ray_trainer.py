@@ -223,3 +223,12 @@ def test_each_worker_takes_its_share_of_a_node(world: Path, monkeypatch: pytest.
     assert scaling([{"CPU": 8, "GPU": 2}], threads=None) == {"CPU": 1, "GPU": 1}
     with pytest.raises(TrainError, match=r"workers is 3, but the cluster has 2 GPUs, .*give --workers 2"):
         scaling([{"CPU": 8, "GPU": 2}], workers=3)
+
+
+def test_no_path_of_this_installation_travels_to_the_workers(tmp_path: Path) -> None:
+    """They may have theirs elsewhere, with a text encoder in it."""
+    from nuwa.train import ray_trainer
+
+    config = ray_trainer._absolute(TrainConfig(stage="mtd", dataset=tmp_path / "ds", output=tmp_path / "run"))
+    paths = {name: value for name, value in vars(config).items() if isinstance(value, Path)}
+    assert paths == {"dataset": tmp_path / "ds", "output": tmp_path / "run"}

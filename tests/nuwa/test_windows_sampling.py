@@ -241,6 +241,18 @@ def test_a_ramp_guides_later_frames_more(pipe: NuwaXLPipeline) -> None:
     assert torch.equal(run(2.0, 2.0), low)
 
 
+def test_levels_have_a_guidance_of_their_own(pipe: NuwaXLPipeline) -> None:
+    """Each level is what one number for all would make of it."""
+    tasks = [WindowTask(Window(0, 0, 0, 4), PROMPTS), task_of(pipe, 0, (0,))]
+
+    def run(guidance: float | tuple[float, ...], level: int) -> torch.Tensor:
+        return WindowSampler(pipe, Sampling(steps=2, guidance=guidance)).sample([tasks[level]], pixels=False)[0].latents
+
+    for level, scale in enumerate((6.0, 2.0)):
+        assert torch.equal(run((6.0, 2.0), level), run(scale, level))
+        assert not torch.equal(run((6.0, 2.0), level), run(8.0 - scale, level))
+
+
 class Counted:
     """A denoiser that notes the batch and the step of every call."""
 
@@ -352,6 +364,8 @@ def test_a_batch_is_filled_with_its_first_window(pipe: NuwaXLPipeline) -> None:
         ({"motion_score": float("nan")}, "motion_score is nan"),
         ({"fps": float("nan")}, "fps is nan"),
         ({"guidance": float("inf")}, "guidance is inf; give a number"),
+        ({"guidance": (4.0, float("nan"))}, r"guidance is \(4.0, nan\); give a number \(1 is none\), or one per level"),
+        ({"guidance": ()}, r"guidance is \(\); give a number"),
         ({"guidance_last": float("nan")}, "guidance_last is nan"),
         ({"sampler": "heun"}, "sampler 'heun' is unknown; use trained, ddpm, ddim, dpm\\+\\+, unipc"),
         ({"condition": "mask"}, "condition 'mask' is unknown; use pixels, latents"),
@@ -373,6 +387,8 @@ def test_what_does_not_fit_the_pipeline_is_told_before_anything_runs(pipe: NuwaX
         WindowSampler(NuwaXLPipeline(**pipe.components | {"scheduler": rescaled}, **SIZES), Sampling(sampler="dpm++"))
     with pytest.raises(NuwaError, match=r"for 2 levels, \(20, 10\), and the video has 3; give one number per level"):
         Sampling(steps=(20, 10)).check_levels(3)
+    with pytest.raises(NuwaError, match=r"guidance is given for 2 levels, \(8.0, 2.0\), and the video has 3; give one"):
+        Sampling(guidance=(8.0, 2.0)).check_levels(3)
     with pytest.raises(NuwaError, match=r"for 1 levels, \(20,\), and the video has 2"):
         Sampling(steps=(20,)).steps_at(1)
     wrong = FixedFrame(torch.zeros(4, 8, 8), torch.zeros(3, 18, 16))
