@@ -1,6 +1,6 @@
 """Do windows show where they meet? Videos of held-out stories by the trained demo model beside the same stories drawn.
 
-python -m benchmarks.seams [--stories 6] [--guidance 4] [--steps 20] [--quick]
+python -m benchmarks.seams [--stories 6] [--guidance 2] [--steps 20] [--quick]
 
 Three bars hold together or not at all. Ratio: mean second difference in time at keyframes over the interior, frames
 near a change of prompt left out; jitter everywhere lowers it. Jitter: the interior over that of the same story through
@@ -51,7 +51,7 @@ class MeasureSeams:
     """Frames of each."""
     steps: int = 20
     """Sampler steps per window."""
-    guidance: tuple[float, ...] = (4.0,)
+    guidance: tuple[float, ...] = (2.0,)
     """Classifier-free guidance scale: one number, or one per level, global first."""
     batch: int = 15
     """Local windows at once."""

@@ -48,7 +48,7 @@ class EvaluateStories:
     """Frames of each video."""
     steps: int = 20
     """Sampler steps per window."""
-    guidance: tuple[float, ...] = (4.0,)
+    guidance: tuple[float, ...] = (2.0,)
     """Classifier-free guidance scale: one number, or one per level, global first."""
     sampler: Literal["trained", "ddpm", "ddim", "dpm++", "unipc"] = "trained"
     """As in pipelines.generate."""

@@ -83,7 +83,7 @@ def test_the_same_again_is_done_and_other_settings_are_refused(
     assert "already" in capsys.readouterr().out
     for change, line in (
         (["--seed", "1"], "seed (0 there, 1 asked for)"),
-        (["--guidance", "2", "--batch", "3"], "guidance (4.0 there, 2.0 asked for), batch (8 there, 3 asked for)"),
+        (["--guidance", "3", "--batch", "3"], "guidance (2.0 there, 3.0 asked for), batch (8 there, 3 asked for)"),
         (["--frames", "9"], "num_frames (10 there, 9 asked for)"),
         (["--upscale", "2"], "upscale (1 there, 2 asked for)"),
         (["--output", str(tmp_path / "out.gif")], "format (mp4 there, gif asked for)"),

@@ -39,7 +39,7 @@ class GenerateConfig:
     """Levels, the global one included. Default: the fewest that reach the length."""
     steps: tuple[int, ...] = (20,)
     """Sampler steps per window: one number, or one per level, global first."""
-    guidance: tuple[float, ...] = (4.0,)
+    guidance: tuple[float, ...] = (2.0,)
     """Classifier-free guidance scale, 1 is none: one number, or one per level, global first."""
     guidance_last: float | None = None
     """Scale at the last frame of a window: it grows linearly from --guidance. Default: the same at all frames."""

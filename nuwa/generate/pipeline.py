@@ -96,7 +96,7 @@ class NuwaXLPipeline(FolderPipeline):
         prompts: str | Sequence[str],
         num_frames: int | None = None,
         num_inference_steps: int | Sequence[int] = 20,
-        guidance_scale: float | Sequence[float] = 4.0,
+        guidance_scale: float | Sequence[float] = 2.0,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         output_type: Literal["pil", "np", "pt"] = "pil",
         *,

@@ -93,7 +93,7 @@ class StunetPipeline(FolderPipeline):
         prompt: str | Sequence[str],
         num_frames: int | None = None,
         num_inference_steps: int = 20,
-        guidance_scale: float = 4.0,
+        guidance_scale: float = 2.0,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         output_type: Literal["pil", "np", "pt"] = "pil",
         *,

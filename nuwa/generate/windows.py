@@ -45,7 +45,7 @@ class Sampling:
     """
 
     steps: int | tuple[int, ...] = 20
-    guidance: float | tuple[float, ...] = 4.0
+    guidance: float | tuple[float, ...] = 2.0
     guidance_last: float | None = None
     sampler: SamplerName = "trained"
     seed: int = 0

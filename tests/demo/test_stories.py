@@ -136,9 +136,9 @@ def test_finished_stories_are_not_made_again(
     assert json.loads(config.output.read_text()) == report
     assert sorted(path.name for path in folder.iterdir()) == ["story_000.png", "story_001.png"]
     assert config.output.with_suffix(".png").is_file()
-    other = EvaluateStories(**{**vars(config), "guidance": (2.0,)})
+    other = EvaluateStories(**{**vars(config), "guidance": (3.0,)})
     with pytest.raises(
-        NuwaError, match=r"story_000.png was made with guidance \[4\.0\], not \[2\.0\]; give another --output"
+        NuwaError, match=r"story_000.png was made with guidance \[2\.0\], not \[3\.0\]; give another --output"
     ):
         evaluate_stories.main(other)
     assert len(made) == 3
