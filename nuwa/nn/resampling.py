@@ -13,8 +13,9 @@ from nuwa.nn.temporal_conv import TemporalConv
 def frames_at(num_frames: int, factor: int) -> int:
     """Frames of a level with one per `factor` frames of the clip: 80, 40, 20, 10 for factors 1, 2, 4, 8.
 
-    Rounded up: the last frame of a level may stand for fewer than `factor` frames. Padding a clip to a multiple would
-    compute frames that nobody sees and let them speak in the attention; here there are none.
+    Rounded up: the last frame of a level may stand for fewer than `factor` frames, so a clip of any length can be
+    trained on, and no frame is made up. Generation does pad a clip to a multiple of the factor, in pixels before the
+    network sees it, so that every frame shown comes from whole coarse ones.
     """
     return math.ceil(num_frames / factor)
 
@@ -47,7 +48,31 @@ class TemporalUpsample(nn.Module):
 
     def forward(self, frames: torch.Tensor, num_frames: int) -> torch.Tensor:
         """Frames ((b ⌈t/2⌉) c h w) → ((b t) c h w); `num_frames` = t, of the result."""
-        videos = rearrange(frames, "(b t) c h w -> b t h w c", t=-(-num_frames // 2))
+        if num_frames % 2:
+            return self._of_doubled(frames, num_frames)
+        lines = rearrange(frames, "(b t) c h w -> b c t (h w)", t=num_frames // 2)
+        halves = [rearrange(self._half(lines, parity), "b c t l -> b t l c") for parity in (0, 1)]
+        doubled = rearrange(torch.stack(halves, dim=2), "b t p (h w) c -> (b t p) h w c", h=frames.shape[-2])
+        return rearrange(doubled, "f h w c -> f c h w")
+
+    def _half(self, lines: torch.Tensor, parity: int) -> torch.Tensor:
+        """Frames 2k + `parity` of the result, from frames k (b c t l), without the doubled video.
+
+        Taps of the kernel that meet copies of one frame are added up first: two weights do the work of three.
+        """
+        taps = self.conv.weight.unbind(dim=2)
+        meets = [(parity + tap - len(taps) // 2) // 2 for tap in range(len(taps))]  # frame k + this one
+        first, last = meets[0], meets[-1]
+        sums = [
+            torch.stack([tap for tap, meet in zip(taps, meets, strict=True) if meet == frame]).sum(dim=0)
+            for frame in range(first, last + 1)
+        ]
+        weight = rearrange(torch.stack(sums), "k o i -> o i k 1")
+        return functional.conv2d(functional.pad(lines, (0, 0, -first, last)), weight, self.conv.bias)
+
+    def _of_doubled(self, frames: torch.Tensor, num_frames: int) -> torch.Tensor:
+        """The same as it is written. Of an odd number the last frame has no copy, so the halves would not be alike."""
+        videos = rearrange(frames, "(b t) c h w -> b t h w c", t=frames_at(num_frames, 2))
         videos = videos.repeat_interleave(2, dim=1)[:, :num_frames]
         return self.conv(rearrange(videos, "b t h w c -> (b t) c h w"), num_frames)
 

@@ -50,6 +50,21 @@ def test_downsampling_is_a_temporal_convolution_then_every_other_frame() -> None
     assert (unfold(down(frames, 7), 4) - expected).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
+@pytest.mark.parametrize("num_frames", [1, 2, 5, 8])
+def test_upsampling_is_a_temporal_convolution_of_every_frame_twice(num_frames: int, kernel_size: int) -> None:
+    """Values and gradients are those of the direct form, whatever way they are computed."""
+    up, frames = randomised(TemporalUpsample(CHANNELS, kernel_size)), frames_of(frames_at(num_frames, 2))
+    assert isinstance(up, TemporalUpsample)
+    assert set(up.state_dict()) == {"conv.weight", "conv.bias"}
+    doubled = unfold(frames, frames_at(num_frames, 2)).repeat_interleave(2, dim=2)[:, :, :num_frames]
+    expected, made = up.conv(fold(doubled), num_frames), up(frames, num_frames)
+    assert (made - expected).abs().max() < 1e-12
+    loss = frames_of(num_frames, seed=1)
+    gradients = [torch.autograd.grad((video * loss).sum(), [*up.parameters()]) for video in (made, expected)]
+    assert all((a - b).abs().max() < 1e-11 for a, b in zip(*gradients, strict=True))
+
+
 def test_up_after_down_frames_2k_and_2k_plus_1_depend_on_frame_2k_only() -> None:
     down, up = TemporalDownsample(CHANNELS).double(), TemporalUpsample(CHANNELS).double()
     pixels = frames_of(8)[:8, 0, 0, 0].clone().requires_grad_()
