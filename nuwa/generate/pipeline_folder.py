@@ -50,6 +50,7 @@ def save_pipeline(pipe: FolderPipeline, folder: str | Path, dtype: torch.dtype |
         _forget_origin(fresh)
         if dtype is not None:
             _cast_weights(fresh, dtype)
+        open_to_readers(fresh)
         _put_in_place(fresh, folder)
     except (OSError, SafetensorError) as error:
         raise NuwaError(f"pipeline folder {folder} cannot be written ({error}); make room or name another") from error
@@ -221,6 +222,14 @@ def _stamp(path: Path) -> tuple[int, int, int, int] | None:
 
 def _is_being_replaced(folder: Path) -> bool:
     return next(folder.parent.glob(f"_{folder.name}.*-*"), None) is not None
+
+
+def open_to_readers(folder: Path) -> None:
+    """Files below a new folder may be read by whom the folder is open to; safetensors shuts them to all but the owner."""
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file() and path.stat().st_mode & 0o777 != mode:
+            path.chmod(mode)
 
 
 def _put_in_place(fresh: Path, folder: Path) -> None:

@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from nuwa.generate.pipeline_folder import open_to_readers
 from nuwa.train import workers
 from nuwa.train.config import TrainError
 from nuwa.train.run_folder import step_name, steps_in
@@ -103,6 +104,7 @@ def _write(checkpoint: Checkpoint, draft: Path) -> None:
     files = {f"{part}.safetensors": _signature(draft / f"{part}.safetensors") for part in PARTS}
     state = {"step": checkpoint.step, "numbers": checkpoint.numbers, "files": files}
     (draft / "state.json").write_text(json.dumps(state, indent=2) + "\n", "utf-8")
+    open_to_readers(draft)
     for path in draft.iterdir():
         _flush(path)
 

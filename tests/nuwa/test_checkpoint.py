@@ -45,6 +45,9 @@ def test_round_trip(tmp_path: Path) -> None:
     assert loaded.numbers == {"ema_updates": 7}
     assert torch.equal(loaded.weights["w"], torch.full((3,), 7.0))
     assert torch.equal(loaded.rng["torch"], torch.get_rng_state())
+    assert (
+        len({path.stat().st_mode for path in folder.iterdir()}) == 1
+    )  # others may read weights as they may state.json
 
 
 def test_only_the_newest_are_kept_and_no_draft_remains(tmp_path: Path) -> None:

@@ -296,6 +296,17 @@ def test_a_part_that_is_handed_over_need_not_be_stored(pipe: NuwaXLPipeline, fol
         NuwaXLPipeline.from_pretrained(folder)
 
 
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+def test_others_may_read_what_the_folder_lets_them(
+    pipe: NuwaXLPipeline, tmp_path: Path, dtype: torch.dtype | None
+) -> None:
+    save_pipeline(pipe, tmp_path / "model", dtype)
+    (tmp_path / "ordinary").touch()
+    expected = (tmp_path / "ordinary").stat().st_mode
+    modes = {path.name: path.stat().st_mode for path in (tmp_path / "model").rglob("*") if path.is_file()}
+    assert set(modes.values()) == {expected}, modes
+
+
 def test_half_precision_pipelines_make_the_same_video_but_for_rounding(folder: Path) -> None:
     """`torch_dtype` is the networks'; the walk itself stays float32."""
     loaded = NuwaXLPipeline.from_pretrained(folder, torch_dtype=torch.bfloat16)
