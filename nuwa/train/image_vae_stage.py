@@ -1,6 +1,5 @@
 """image-vae: the image autoencoder learns from single frames, and the scale of its latents is measured."""
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +10,7 @@ from nuwa.generate.pipeline import NuwaXLPipeline
 from nuwa.train.autoencoder_loss import AutoencoderLoss, sample_posterior
 from nuwa.train.config import TrainConfig
 from nuwa.train.samples import PICTURES, Shown, reconstruction
-from nuwa.train.stages import Adversary, Losses, frames_of, rebuilt, video_of
+from nuwa.train.stages import Adversary, Losses, frames_of, video_of
 
 
 class ImageVaeStage:
@@ -49,10 +48,9 @@ class ImageVaeStage:
 
     def pipeline(self) -> NuwaXLPipeline:
         """The pipeline with these spatial weights in its autoencoder; temporal layers stay as they were."""
-        vae = copy.deepcopy(self.pipe.vae)
-        vae.load_image_state(self.module.state_dict())
-        vae.register_to_config(scaling_factor=self.scaling_factor())
-        return rebuilt(self.pipe, vae=vae)
+        self.pipe.vae.load_image_state(self.module.state_dict())
+        self.pipe.vae.register_to_config(scaling_factor=self.scaling_factor())
+        return self.pipe
 
     @torch.no_grad()
     def scaling_factor(self) -> float:

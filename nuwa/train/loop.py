@@ -269,10 +269,8 @@ class Trainer:
     def save(self) -> None:
         """Write model/ with the averaged weights, then a checkpoint: a checkpoint of the last step means done."""
         self._check_weights()
-        measures = self.config.stage in AUTOENCODER_STAGES  # the scale of its latents, for the pipeline
-        with self._uncompiled(), self.weights.averaged(self.ema, to_compute=measures) as here:
-            pipe = self.stage.pipeline() if here else None
         is_best = self.best.read() and self.config.keep_best
+        self._save_model(("model", "best") if is_best else ("model",))
         checkpoint = Checkpoint(
             step=self.step,
             weights=collected(_merged(learner.weights() for learner in self._learners())),
@@ -281,11 +279,19 @@ class Trainer:
             rng=self._random_state(),
             numbers={"ema_updates": self.ema.num_updates, **self.best.numbers()},
         )
-        if pipe is not None:  # the first worker writes
-            for name in ("model", "best") if is_best else ("model",):
-                save_pipeline(pipe, self.config.output / name)
+        if self.rank == 0:
             root, keep = self.config.output / "checkpoints", self.config.keep_checkpoints
             save_checkpoint(checkpoint, root, keep, best=is_best)
+
+    def _save_model(self, names: Iterable[str]) -> None:
+        """Write the pipeline with the averaged weights into these folders, by the first worker; it copies no weight."""
+        measures = self.config.stage in AUTOENCODER_STAGES  # the scale of its latents, for the pipeline
+        with self._uncompiled(), self.weights.averaged(self.ema, to_compute=measures) as here:
+            if not here:
+                return
+            pipe = self.stage.pipeline()
+            for name in names:
+                save_pipeline(pipe, self.config.output / name)
 
     def _check_weights(self) -> None:
         """Raise TrainError for weights that the last step has made infinite: its own gradient was not."""

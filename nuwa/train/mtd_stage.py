@@ -161,17 +161,14 @@ class MtdStage:
 
     def show(self) -> Shown:
         """A short story by the whole pipeline."""
-        pipe = self._pipeline_with(self.module)
+        pipe = self.pipeline()
         for level in range(2):
             pipe.denoiser_at(level).to(self.device)
         return story(pipe, self.data.runs, self.config)
 
     def pipeline(self) -> NuwaXLPipeline:
         """The pipeline with this denoiser at the levels it was trained for."""
-        return self._pipeline_with(copy.deepcopy(self.module))
-
-    def _pipeline_with(self, trained: MaskTemporalUNet) -> NuwaXLPipeline:
-        length = self.config.window_length
+        trained, length = self.module, self.config.window_length
         if self.config.levels == "global":
             local = self.pipe.denoiser_local or self.pipe.denoiser_global
             return rebuilt(self.pipe, denoiser_global=trained, denoiser_local=local, window_length=length)
@@ -181,6 +178,8 @@ class MtdStage:
 
 
 def _trained_denoiser(config: TrainConfig, pipe: NuwaXLPipeline) -> MaskTemporalUNet:
-    """A copy of the network to train, so that the one in `pipe` stays as it was."""
-    source = pipe.denoiser_local if config.levels == "local" else None
-    return copy.deepcopy(source or pipe.denoiser_global)
+    """The network to train: one of `pipe`, or a copy where the other levels keep that one."""
+    if config.levels == "local" and pipe.denoiser_local is not None:
+        return pipe.denoiser_local
+    serves_others = config.levels != "all" and pipe.denoiser_local is None
+    return copy.deepcopy(pipe.denoiser_global) if serves_others else pipe.denoiser_global

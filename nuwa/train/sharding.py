@@ -33,22 +33,22 @@ class StageWeights:
 
     def __init__(self, stage: Stage, sharding: Sharding) -> None:
         self.stage = stage
-        self._whole: nn.Module | None = None
+        self._empty: nn.Module | None = None
         if sharding == "fsdp":
-            if workers.number() == 0:  # sharded modules cannot be copied, and a pipeline is made of copies
-                self._whole = copy.deepcopy(stage.module).cpu()
+            self._empty = emptied(stage.module)
             shard(stage.module)
 
     def averaged(self, ema: Ema, *, to_compute: bool = True) -> AbstractContextManager[bool]:
         """In the first worker the stage's module holds the averaged weights within, whole and in eval mode.
 
         to_compute: the module can be called; else what was shared out stays in the memory of the CPU
-        Gives whether this is that worker. All workers enter it.
+        Gives whether this is that worker, which alone has them whole, once. All workers enter it.
         """
-        average = collected(ema.average)
+        # Frozen weights have no average: they are as they were.
+        weights = {} if self._empty is None else collected(dict(self.stage.module.named_parameters()) | ema.average)
         if workers.number() > 0:
             return nullcontext(False)
-        return self._swapped(ema) if self._whole is None else self._replaced(self._whole, average, to_compute)
+        return self._swapped(ema) if self._empty is None else self._replaced(self._empty, weights, to_compute)
 
     @contextmanager
     def _swapped(self, ema: Ema) -> Iterator[bool]:
@@ -63,17 +63,22 @@ class StageWeights:
             module.train(was_training)
 
     @contextmanager
-    def _replaced(self, whole: nn.Module, average: Mapping[str, torch.Tensor], to_compute: bool) -> Iterator[bool]:
-        """The stage has a whole module for a moment."""
-        sharded = self.stage.module
-        whole.load_state_dict(average, strict=False)  # frozen weights have no average: they are as they were
+    def _replaced(self, empty: nn.Module, weights: Mapping[str, torch.Tensor], to_compute: bool) -> Iterator[bool]:
+        """The stage has a whole module for a moment, whose weights are the given tensors themselves."""
+        sharded, whole = self.stage.module, copy.deepcopy(empty)
+        whole.load_state_dict(weights, strict=False, assign=True)  # buffers it has
         device = next(sharded.parameters()).device if to_compute else torch.device("cpu")
         self.stage.module = whole.to(device).eval()  # type: ignore[misc]  # all stages can
         try:
             yield True
         finally:
             self.stage.module = sharded  # type: ignore[misc]
-            whole.cpu()
+
+
+def emptied(module: nn.Module) -> nn.Module:
+    """A copy of `module` with weights of the same shapes, but without storage; once sharded it cannot be copied."""
+    weights = {id(w): nn.Parameter(w.to("meta"), requires_grad=w.requires_grad) for w in module.parameters()}
+    return copy.deepcopy(module, weights)
 
 
 def shard(module: nn.Module) -> None:

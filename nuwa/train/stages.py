@@ -1,6 +1,5 @@
 """What a training stage is, data, trained weights and a loss; and the stage of the image denoiser."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -71,7 +70,7 @@ class Stage(Protocol):
         """A sample by the module's present weights, in eval mode, without gradients."""
 
     def pipeline(self) -> FolderPipeline:
-        """The complete pipeline with the module's present weights in their place."""
+        """The complete pipeline with the module's weights in their place: these tensors, which training changes."""
 
 
 def video_of(samples: Sequence[WindowSample], device: torch.device) -> torch.Tensor:
@@ -212,11 +211,10 @@ class ImageStage:
 
     def pipeline(self) -> NuwaXLPipeline:
         """The pipeline with these spatial weights at every level; temporal layers stay as they were."""
-        shared, local = copy.deepcopy(self.pipe.denoiser_global), copy.deepcopy(self.pipe.denoiser_local)
-        for denoiser in (shared, local):
+        for denoiser in (self.pipe.denoiser_global, self.pipe.denoiser_local):
             if denoiser is not None:
                 denoiser.load_image_state(self.module.state_dict())
-        return rebuilt(self.pipe, denoiser_global=shared, denoiser_local=local)
+        return self.pipe
 
 
 def grouped(name: str, per_window: torch.Tensor, groups: Sequence[int]) -> Losses:

@@ -59,7 +59,7 @@ class VaeStage:
 
     def pipeline(self) -> NuwaXLPipeline:
         """The pipeline with this autoencoder."""
-        vae = copy.deepcopy(self.module)
+        vae = copy.copy(self.module)  # with a configuration of its own
         if self.config.vae_trains != "decoder":
             vae.register_to_config(scaling_factor=self.scaling_factor())
         return rebuilt(self.pipe, vae=vae, window_length=self.config.window_length)

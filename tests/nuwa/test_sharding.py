@@ -1,9 +1,12 @@
 """Trainings by several workers, whole or sharded, are the training by one: within rounding, at the same batch."""
 
+import gc
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME as WEIGHTS
+from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
 from nuwa.data.runs import read_runs
@@ -53,6 +56,15 @@ def check_close(one: Path, other: Path) -> None:
     assert max(moved) > 2e-5  # the average lags behind what was learned
 
 
+def check_saved(world: Path, run: Path) -> None:
+    """The model of a run of stage vae is bit for bit the average in its checkpoint; what is frozen is as it began."""
+    weights, before = (load_file(folder / "vae" / WEIGHTS) for folder in (run / "model", world / "tiny"))
+    average = {name.removeprefix("ema/"): tensor for name, tensor in stored(run).items() if name.startswith("ema/")}
+    assert weights.keys() == before.keys() > average.keys()
+    assert all(torch.equal(tensor, average.get(name, before[name])) for name, tensor in weights.items())
+    assert not all(torch.equal(tensor, before[name]) for name, tensor in weights.items())
+
+
 @pytest.mark.parametrize(
     "stage", ["vae", "mtd", *(pytest.param(name, marks=pytest.mark.slow) for name in IMAGE_STAGES)]
 )
@@ -80,6 +92,7 @@ def test_a_training_goes_on_with_another_number_of_workers_sharded_or_not(world:
     train(made(world, tmp_path / "one", batch=6, steps=3), lambda _: None)
     changing = made(world, tmp_path / "changing", batch=6, steps=3)
     train_together(made(world, tmp_path / "changing", batch=6, steps=3, sharding="fsdp"), 2, tmp_path, until=1)
+    check_saved(world, tmp_path / "changing")
     train_together(changing, 3, tmp_path, until=2)
     train(changing, lambda _: None)
     assert steps_in(tmp_path / "changing/checkpoints") == [2, 3]
@@ -119,6 +132,27 @@ def test_workers_sharded_learn_against_a_discriminator_as_one(world: Path, tmp_p
     check_close(tmp_path / "one", tmp_path / "two")
 
 
+def live_bytes() -> int:
+    """Memory of all tensors that this process holds, counted once where they share it."""
+    gc.collect()
+    tensors = [local(each.detach()) for each in gc.get_objects() if isinstance(each, torch.Tensor) and not each.is_meta]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+def check_one_copy_to_save(stage: VaeStage, weights: StageWeights, ema: Ema, *, here: bool) -> None:
+    """The first worker holds the whole network once while it saves, in the pipeline itself; the others never do."""
+    before, size = live_bytes(), sum(weight.numel() * weight.element_size() for weight in stage.module.parameters())
+    with weights.averaged(ema) as first:
+        assert first == here
+        pipe = stage.pipeline() if first else None
+        grown = live_bytes() - before
+        assert 0.99 * size < grown < 1.1 * size if first else grown < 0.1 * size
+        assert not first or not any(isinstance(weight, DTensor) for weight in stage.module.parameters())
+        assert pipe is None or pipe.vae.config.scaling_factor != stage.module.config.scaling_factor
+    del pipe
+    assert live_bytes() < before + 0.1 * size
+
+
 def test_each_worker_holds_half_of_weights_moments_and_average_and_sums_in_float32(world: Path, tmp_path: Path) -> None:
     config = resolve(made(world, tmp_path / "run", vae_trains="all"))
     pipe = load_pipeline(world / "tiny")
@@ -137,9 +171,7 @@ def test_each_worker_holds_half_of_weights_moments_and_average_and_sums_in_float
         moments = {key: tensor for key, tensor in learner.moments().items() if key.startswith("exp_avg/")}
         held = [sum(local(t).numel() for t in part.values()) for part in (learner.weights(), moments, ema.average)]
         assert all(isinstance(weight, DTensor) for weight in stage.module.parameters())
-        with weights.averaged(ema) as here:
-            assert here == (rank == 0)
-            assert not here or not any(isinstance(weight, DTensor) for weight in stage.module.parameters())
+        check_one_copy_to_save(stage, weights, ema, here=rank == 0)
         complete = sum(tensor.numel() for tensor in collected(ema.average).values())
         return (*held, dtypes, complete)
 
