@@ -225,7 +225,7 @@ def _is_being_replaced(folder: Path) -> bool:
 
 
 def open_to_readers(folder: Path) -> None:
-    """Files below a new folder may be read by whom the folder is open to; safetensors shuts them to all but the owner."""
+    """Files below a new folder may be read by whom it is open to; safetensors shuts them to all but their owner."""
     mode = folder.stat().st_mode & 0o666
     for path in folder.rglob("*"):
         if path.is_file() and path.stat().st_mode & 0o777 != mode:
