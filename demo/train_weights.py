@@ -13,7 +13,7 @@ from pathlib import Path
 from pipelines import cli
 from pipelines.commands import must_run
 
-COCA_STEPS = 1800
+COCA_STEPS = 2200
 STAGES = (
     ("image-vae", "image-vae", ("--steps", 3000)),
     ("image", "image", ("--steps", 1400)),
