@@ -96,7 +96,7 @@ def _one_start(
             story.stalls += 1
             job.kill()
     reader.join(timeout=5.0)
-    story.left_over += end_all(seen)
+    story.left_over += len(end_all(seen, 20.0))
     return job.returncode
 
 

@@ -7,6 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+PATIENCE_S = 180.0
+"""How long processes may take to end by themselves. Where Ray is killed, its agents try for more than a minute to tell its
+head, which went with it."""
+
 
 @dataclass(frozen=True)
 class Process:
@@ -52,16 +56,17 @@ def descendants(pid: int) -> list[Process]:
     return below
 
 
-def end_all(processes: Iterable[Process], patience_s: float = 20.0) -> int:
-    """Wait for processes to end by themselves, then kill the rest. Returns how many had to be killed."""
+def end_all(processes: Iterable[Process], patience_s: float = PATIENCE_S) -> list[str]:
+    """Wait for processes to end by themselves, then kill the rest. Returns the commands of those that had to be."""
     deadline = time.monotonic() + patience_s
     left = [process for process in processes if process.alive]
     while left and time.monotonic() < deadline:
         time.sleep(0.2)
         left = [process for process in left if process.alive]
+    commands = [process.command for process in left]
     for process in left:
         process.kill()
-    return len(left)
+    return commands
 
 
 def _stat(pid: int) -> tuple[int, int, str] | None:

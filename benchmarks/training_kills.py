@@ -44,6 +44,8 @@ LARGEST_DELAY_S = 1.0
 LATEST_FRAC = 0.9
 """Share of the steps that are done at the latest kill."""
 MOST_STARTS = 60
+NAMED_CHARS = 80
+"""Most of a command that is named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,8 @@ class Trained:
     kills: list[tuple[int, str]] = field(default_factory=list)
     starts: int = 0
     step: int = 0
-    left_over: int = 0
+    left_over: list[str] = field(default_factory=list)
+    """Commands of processes that did not end with it."""
     wall_s: float = 0.0
     last_words: str = ""
 
@@ -189,7 +192,7 @@ def _strike(job: "subprocess.Popen[str]", chance: random.Random) -> str | None:
 
 
 def differences(calm: Path, disturbed: Path) -> dict[str, int]:
-    """What differs between two run folders, in numbers, and what was left behind."""
+    """What differs between two run folders, in numbers."""
     tensors = [_tensors(run) for run in (calm, disturbed)]
     both = tensors[0].keys() & tensors[1].keys()
     changed = [name for name in both if not torch.equal(tensors[0][name], tensors[1][name])]
@@ -201,8 +204,12 @@ def differences(calm: Path, disturbed: Path) -> dict[str, int]:
         "tensors that differ or are missing": len(changed) + len(tensors[0].keys() ^ tensors[1].keys()),
         "files of model/ compared": len(shared),
         "files of model/ that differ or are missing": len(rewritten) + len(models[0].keys() ^ models[1].keys()),
-        "unfinished files left behind": len([path for path in disturbed.rglob("_*") if path.name != "__init__.py"]),
     }
+
+
+def unfinished(run: Path) -> list[str]:
+    """Files and folders under temporary names in a run folder."""
+    return sorted(str(path.relative_to(run)) for path in run.rglob("_*") if path.name != "__init__.py")
 
 
 def _tensors(run: Path) -> dict[str, torch.Tensor]:
@@ -221,15 +228,17 @@ def measure(config: TrainingKills, folder: Path, say: Callable[[str], None]) -> 
         say(f"{name}: {config.steps} steps of {config.stage} by {config.workers} workers")
         trained = Trained(folder / name)
         made.append(make(train_command(config, dataset, trained.run), trained, strikes, chance, say))
-    return _lines(config, *made)
+    return report(config, *made)
 
 
-def _lines(config: TrainingKills, calm: Trained, disturbed: Trained) -> list[str]:
-    found = differences(calm.run, disturbed.run) | {"processes left behind": disturbed.left_over}
+def report(config: TrainingKills, calm: Trained, disturbed: Trained) -> list[str]:
+    """The lines of the section."""
     rows = [
         [what, str(count) if "compared" in what else f"{count} (0: {'**missed**' if count else 'holds'})"]
-        for what, count in found.items()
+        for what, count in differences(calm.run, disturbed.run).items()
     ]
+    rows.append(_left_row("unfinished files left behind", unfinished(disturbed.run)))
+    rows.append(_left_row("processes left behind", disturbed.left_over))
     kills = ", ".join(f"{victim} after step {step}" for step, victim in disturbed.kills)
     return [
         f"`python -m pipelines.train {config.stage}`, {config.steps} steps of batch {config.batch} by {config.workers} "
@@ -239,6 +248,12 @@ def _lines(config: TrainingKills, calm: Trained, disturbed: Trained) -> list[str
         "",
         *table(["killed and resumed", ""], rows),
     ]
+
+
+def _left_row(what: str, names: list[str]) -> list[str]:
+    """How many there are, and which."""
+    named = ", ".join(f"`{' '.join(name.split())[:NAMED_CHARS]}`" for name in names)
+    return [what, f"{len(names)} (0: **missed**): {named}" if names else "0 (0: holds)"]
 
 
 def main(config: TrainingKills) -> None:

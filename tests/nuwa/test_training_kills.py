@@ -1,6 +1,9 @@
 """A killed training leaves the weights of an undisturbed one; and the comparison sees every kind of difference."""
 
+import os
 import random
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.training_kills import Trained, TrainingKills, differences, make, measure, toon_dataset
+from benchmarks.processes import descendants, end_all
+from benchmarks.training_kills import Trained, TrainingKills, differences, make, measure, report, toon_dataset
 from nuwa.data.runs import read_runs
 from nuwa.hierarchy import NuwaError
 
@@ -43,10 +47,6 @@ def lose_the_model(run: Path) -> None:
     (run / "model/config.json").unlink()
 
 
-def leave_a_draft(run: Path) -> None:
-    (run / "checkpoints/_step-000005.7").mkdir()
-
-
 @pytest.mark.parametrize(
     ("change", "seen"),
     [
@@ -54,7 +54,6 @@ def leave_a_draft(run: Path) -> None:
         (lose_a_tensor, "tensors that differ or are missing"),
         (change_the_model, "files of model/ that differ or are missing"),
         (lose_the_model, "files of model/ that differ or are missing"),
-        (leave_a_draft, "unfinished files left behind"),
     ],
 )
 def test_every_difference_is_counted(tmp_path: Path, change: Callable[[Path], None], seen: str) -> None:
@@ -64,6 +63,30 @@ def test_every_difference_is_counted(tmp_path: Path, change: Callable[[Path], No
     assert not any(count for what, count in found.items() if "compared" not in what)
     change(other)
     assert {what for what, count in differences(calm, other).items() if count and "compared" not in what} == {seen}
+
+
+def test_what_is_left_behind_misses_the_bar_and_is_named(tmp_path: Path) -> None:
+    calm, other = (Trained(run_folder(tmp_path / name)) for name in ("calm", "other"))
+    assert "**missed**" not in "".join(report(TrainingKills(), calm, other))
+    (other.run / "checkpoints/_step-000005.7").mkdir()
+    other.left_over = ["ray::RayTrainWorker  ", "python -m " + "x" * 100]
+    rows = [line for line in report(TrainingKills(), calm, other) if "**missed**" in line]
+    assert rows == [
+        "| unfinished files left behind | 1 (0: **missed**): `checkpoints/_step-000005.7` |",
+        f"| processes left behind | 2 (0: **missed**): `ray::RayTrainWorker`, `python -m {'x' * 70}` |",
+    ]
+
+
+def test_processes_may_end_by_themselves_and_those_that_do_not_are_named_and_killed() -> None:
+    """The first goes soon; the second sleeps for as long as nobody kills it."""
+    ending = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.2)"])
+    staying = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
+    found = {process.pid: process for process in descendants(os.getpid())}
+    assert end_all([found[ending.pid]]) == []
+    assert ending.wait() == 0
+    (command,) = end_all([found[staying.pid]], patience_s=0.0)
+    assert "time.sleep(1000)" in command
+    assert staying.wait() == -signal.SIGKILL
 
 
 def test_a_command_is_struck_and_given_again_until_it_is_through(tmp_path: Path) -> None:
@@ -104,3 +127,4 @@ def test_two_kills_change_no_bit(tmp_path: Path) -> None:
     lines = measure(config, tmp_path, lambda _: None)
     for what in ("tensors", "files of model/"):
         assert f"| {what} that differ or are missing | 0 (0: holds) |" in lines
+    assert "**missed**" not in "\n".join(lines), lines
