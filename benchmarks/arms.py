@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.plots import Line
-from benchmarks.results import table
+from benchmarks.results import RESULTS, table
 from nuwa.evaluate.bootstrap import Bootstrap, Estimate, Floats, Indices, estimate
 from nuwa.hierarchy import NuwaError
 
@@ -32,6 +32,28 @@ RESAMPLES = Bootstrap(draws=1000)
 
 class ArmError(NuwaError):
     """A folder of arms cannot be used as asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """Settings that the ablations of trained arms share."""
+
+    dataset: Path = Path("runs/weights/dataset")
+    """Curated toon dataset."""
+    work: Path
+    """Folder for arms and measurements; what is there is not made again."""
+    seed: int = 0
+    """Of the training; episodes have seeds of their own."""
+    quick: bool = False
+    """Two steps, two episodes, print only."""
+    results: Path = RESULTS
+    """File whose section is replaced; the plot goes into figures/ beside it."""
+
+    def claim_work(self) -> None:
+        """Make the folder this ablation's. ArmError when it holds results of other settings."""
+        claim(
+            self.work, {name: value for name, value in vars(self).items() if name not in ("work", "results", "quick")}
+        )
 
 
 def claim(work: Path, settings: Mapping[str, object]) -> None:

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks import arms
-from benchmarks.arms import Measure, Values
+from benchmarks.arms import Ablation, Measure, Values
 from benchmarks.plots import Panel, write_plot
-from benchmarks.results import RESULTS, table, write_section
+from benchmarks.results import table, write_section
 from demo import world
 from nuwa.evaluate.bootstrap import Indices
 from nuwa.hierarchy import NuwaError
@@ -43,11 +43,9 @@ PER_EPISODE = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasureInit:
+class MeasureInit(Ablation):
     """Train three temporal autoencoders alike and compare their reconstructions of held-out windows."""
 
-    dataset: Path = Path("runs/weights/dataset")
-    """Curated toon dataset."""
     init: Path = Path("runs/weights/image/model")
     """Pipeline folder whose image autoencoder all arms start from."""
     work: Path = Path("runs/benchmarks/autoencoder-init")
@@ -60,12 +58,6 @@ class MeasureInit:
     """How often an arm is measured on its way."""
     episodes: int = 16
     """Held-out episodes, three windows of each."""
-    seed: int = 0
-    """Of the training; episodes have seeds of their own."""
-    quick: bool = False
-    """Two steps, two episodes, print only."""
-    results: Path = RESULTS
-    """File whose section is replaced; the plot goes into figures/ beside it."""
 
     def __post_init__(self) -> None:
         if min(self.steps, self.marks, self.batch) < 1 or self.marks > self.steps or self.episodes < 2:
@@ -82,8 +74,7 @@ def main(config: MeasureInit) -> None:
     torch.set_num_threads(1)
     if config.quick:
         config = dataclasses.replace(config, work=config.work / "quick", steps=2, marks=1, episodes=2)
-    settings = {name: value for name, value in vars(config).items() if name not in ("work", "results", "quick")}
-    arms.claim(config.work, settings)
+    config.claim_work()
     windows = held_out(config)
     real = arms.remembered(config.work / "real.json", lambda: features_of(windows.pixels))
     found = {arm: measured(config, arm, windows) for arm in ARMS}

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import arms, seams
-from benchmarks.arms import Measure, Values
+from benchmarks.arms import Ablation, Measure, Values
 from benchmarks.depth_closed_form import (
     GAUSSIAN,
     GAUSSIAN_FRAMES,
@@ -32,7 +32,7 @@ from benchmarks.depth_closed_form import (
     windows_of,
 )
 from benchmarks.plots import Line, Panel, write_plot
-from benchmarks.results import RESULTS, table, write_section
+from benchmarks.results import table, write_section
 from nuwa.evaluate.bootstrap import Indices
 from nuwa.hierarchy import NuwaError, depth_for
 from pipelines import cli
@@ -46,11 +46,9 @@ FEATURES, BLOCK = 16, 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasureDepth:
+class MeasureDepth(Ablation):
     """Compare depths and window lengths, in closed form and with trained networks."""
 
-    dataset: Path = Path("runs/weights/dataset")
-    """Curated toon dataset."""
     init: Path = Path("runs/weights/vae/model")
     """Pipeline folder with the image weights and the autoencoder of all arms."""
     work: Path = Path("runs/benchmarks/depth-and-length")
@@ -76,8 +74,6 @@ class MeasureDepth:
     """Train nothing; print only."""
     quick: bool = False
     """Two steps, two stories of few frames, print only."""
-    results: Path = RESULTS
-    """File whose section is replaced; the plot goes into figures/ beside it."""
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch_frames, self.sampler_steps) < 1 or self.stories < 2:
@@ -101,8 +97,7 @@ def main(config: MeasureDepth) -> None:
     gaussian = closed_form(GAUSSIAN[2:3] if config.quick else GAUSSIAN, GAUSSIAN_FRAMES[: 1 if config.quick else 3])
     lines = gaussian_lines(gaussian)
     if not config.closed_form_only:
-        settings = {name: value for name, value in vars(config).items() if name not in ("work", "results", "quick")}
-        arms.claim(config.work, settings)
+        config.claim_work()
         found = {name_of(length): stories_of(config, length) for length in config.lengths}
         lines += ["", *trained_lines(config, found)]
         if not config.quick:

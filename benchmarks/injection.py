@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from benchmarks import arms
-from benchmarks.arms import Measure, Values
+from benchmarks.arms import Ablation, Measure, Values
 from benchmarks.plots import Panel, write_plot
-from benchmarks.results import RESULTS, table, write_section
+from benchmarks.results import table, write_section
 from nuwa.evaluate.bootstrap import Indices
 from nuwa.hierarchy import NuwaError
 from pipelines import cli
@@ -44,11 +44,9 @@ PER_EPISODE = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasureInjection:
+class MeasureInjection(Ablation):
     """Train three denoisers alike, their condition injected differently, and compare them on held-out windows."""
 
-    dataset: Path = Path("runs/weights/dataset")
-    """Curated toon dataset."""
     init: Path = Path("runs/weights/vae/model")
     """Pipeline folder with the image weights and the autoencoder of all arms."""
     work: Path = Path("runs/benchmarks/injection")
@@ -66,12 +64,6 @@ class MeasureInjection:
     """Held-out episodes, two windows of each."""
     sampler_steps: int = 10
     """Of the windows that are generated."""
-    seed: int = 0
-    """Of the training; episodes have seeds of their own."""
-    quick: bool = False
-    """Two steps, two episodes, print only."""
-    results: Path = RESULTS
-    """File whose section is replaced; the plot goes into figures/ beside it."""
 
     def __post_init__(self) -> None:
         least = min(self.steps, self.marks, self.batch, self.sampler_steps)
@@ -91,8 +83,7 @@ def main(config: MeasureInjection) -> None:
     torch.set_num_threads(1)
     if config.quick:
         config = dataclasses.replace(config, work=config.work / "quick", steps=2, marks=1, episodes=2, sampler_steps=2)
-    settings = {name: value for name, value in vars(config).items() if name not in ("work", "results", "quick")}
-    arms.claim(config.work, settings)
+    config.claim_work()
     windows, memory = held_out(config), LatentMemory(2**31)
     sources = np.repeat(np.arange(config.episodes), PER_EPISODE)
     found = {arm: measured(config, arm, windows, memory) for arm in ARMS}

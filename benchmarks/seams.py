@@ -12,17 +12,14 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.results import RESULTS, table, verdict, write_section
 from demo import world
-from demo.stories import draw_story
+from demo.stories import Video, draw_frames, draw_story, reconstruct
 from nuwa.evaluate.bootstrap import Bootstrap, Estimate, Floats, Indices, estimate
 from nuwa.evaluate.seams import CHANGE_MARGIN, Seams, gradient_energy, jitter, pooled, seams
 from nuwa.hierarchy import NuwaError
@@ -31,7 +28,6 @@ from pipelines import cli
 if TYPE_CHECKING:
     from nuwa.generate.pipeline import NuwaXLPipeline
 
-Video = NDArray[np.uint8]
 RATIO_BAR = 1.5
 JITTER_BAR = 1.5
 """Ours, as is the next: the issue asks only that blur cannot pass for calm, and jitter hides seams as blur does."""
@@ -106,32 +102,8 @@ def main(config: MeasureSeams) -> None:
 
 
 def draw(scenes: Sequence[world.Scene], pipe: "NuwaXLPipeline") -> Video:
-    """The story as footage at the model's size (n h w 3), uint8: drawn large, shrunk like training footage."""
-    size, fps = (pipe.config.width, pipe.config.height), pipe.config.train_fps
-    images = [
-        cv2.resize(world.draw_scene(scene, frame / fps, 128, 128), size, interpolation=cv2.INTER_AREA)
-        for _, shot in groupby(scenes, key=id)
-        for frame, scene in enumerate(shot)
-    ]
-    return np.stack(images)
-
-
-def reconstruct(pipe: "NuwaXLPipeline", video: Video) -> Video:
-    """The video encoded window by window at stride 1 and decoded like a generated one."""
-    import torch
-
-    from nuwa.generate.streaming_decode import decode_frames
-    from nuwa.generate.windows import Sampling, WindowSampler
-
-    length, scale = pipe.config.window_length, pipe.vae.config.scaling_factor
-    pixels = torch.from_numpy(video).permute(3, 0, 1, 2) / 127.5 - 1  # 3 n H W
-    latents = []
-    with torch.no_grad():
-        for start in range(0, len(video) - 1, length - 1):
-            window = pipe.vae.encode(pixels[None, :, start : start + length]).mode()[0] * scale  # c l h w
-            latents.append(window[:, bool(start) :])
-    decode = WindowSampler(pipe, Sampling()).decode
-    return np.stack(list(decode_frames(decode, torch.cat(latents, dim=1), length)))
+    """The story as footage at the model's size and frame rate."""
+    return draw_frames(scenes, pipe.config.height, pipe.config.width, pipe.config.train_fps)
 
 
 def generate(pipe: "NuwaXLPipeline", prompts: list[str], config: MeasureSeams, number: int) -> Video:
