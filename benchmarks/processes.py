@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PATIENCE_S = 180.0
-"""How long processes may take to end by themselves. Where Ray is killed, its agents try for more than a minute to tell its
-head, which went with it."""
+"""How long processes may take to end by themselves. Where Ray is killed, its agents try for a minute to tell its head,
+which went with it."""
 
 
 @dataclass(frozen=True)
