@@ -9,12 +9,16 @@ whole clips of the toon dataset; and, from the same footage at twice the size, t
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from curation import profiles
 from curation.config_json import to_json
 from nuwa.hierarchy import NuwaError
 from pipelines import cli
 from pipelines.commands import must_run
+
+if TYPE_CHECKING:
+    from nuwa.generate.pipeline import NuwaXLPipeline
 
 CLIP_FRAMES = 40
 """Five seconds of the toon dataset, as a clip of the paper has."""
@@ -59,7 +63,7 @@ def main(config: TrainLumiere) -> None:
 
 
 def start(pipeline: Path, output: Path) -> None:
-    """A pipeline with a new, small denoiser."""
+    """A pipeline with a new, small denoiser. NuwaError where one made of another pipeline is there."""
     import torch
 
     from nuwa.generate.pipeline_folder import load_pipeline, save_pipeline
@@ -67,9 +71,14 @@ def start(pipeline: Path, output: Path) -> None:
     from nuwa.train.components import Sizes, image_unet
     from nuwa.train.stages import rebuilt
 
-    if (output / "model_index.json").is_file():
-        return
     pipe = load_pipeline(pipeline)
+    if (output / "model_index.json").is_file():
+        if not shares_parts(load_pipeline(output), pipe):
+            raise NuwaError(
+                f"{output} was begun from another pipeline than {pipeline}; give that one as --pipeline, or remove "
+                f"{output.parent} to train anew"
+            )
+        return
     sizes = Sizes(
         vae_channels=tuple(pipe.vae.config.block_out_channels),
         vae_layers=pipe.vae.config.layers_per_block,
@@ -83,6 +92,18 @@ def start(pipeline: Path, output: Path) -> None:
     unet = image_unet(sizes, pipe.config.height // pipe.vae.downsample_factor, pipe.text_encoder.width)
     pipe.register_modules(denoiser_local=None)
     save_pipeline(rebuilt(pipe, denoiser_global=MaskTemporalUNet.from_unet(unet)), output)
+
+
+def shares_parts(one: "NuwaXLPipeline", other: "NuwaXLPipeline") -> bool:
+    """Whether autoencoder, text encoder and noise schedule, all that is taken over, are the same."""
+    for mine, yours in ((one.vae, other.vae), (one.text_encoder, other.text_encoder)):
+        weights, wanted = mine.state_dict(), yours.state_dict()
+        if weights.keys() != wanted.keys() or not all(weights[name].equal(wanted[name]) for name in weights):
+            return False
+    schedules = [
+        {name: value for name, value in pipe.scheduler.config.items() if name[0] != "_"} for pipe in (one, other)
+    ]
+    return schedules[0] == schedules[1]
 
 
 def enlarge(footage: Path, output: Path) -> None:

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,3 +28,24 @@ def media() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def clip_material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `clip_commands.fill` makes, once."""
+    from tests import clip_commands  # most tests need none of it
+
+    folder = tmp_path_factory.mktemp("clips")
+    clip_commands.fill(folder)
+    return folder
+
+
+@pytest.fixture
+def clip_folder(clip_material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with the files that modes read, and the models beside them."""
+    folder = tmp_path / "here"
+    shutil.copytree(clip_material / "files", folder)
+    for model in (clip_material / "models").iterdir():
+        (folder / model.name).symlink_to(model)
+    monkeypatch.chdir(folder)
+    return folder

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from nuwa.generate.clip_options import check_pictures, check_windows
 from nuwa.generate.config import GenerateConfig, check_numbers, check_options
 from nuwa.generate.finished_windows import FinishedWindows
 from nuwa.generate.held_folder import held_folder
 from nuwa.generate.job import check_frames, clean, told_story, write_frames
 from nuwa.generate.known_pixels import KnownPixels
 from nuwa.generate.long_video import Progress
-from nuwa.generate.modes import Given, Source, read_given
+from nuwa.generate.modes import AS_THE_VIDEO, Given, Source, read_given
 from nuwa.generate.one_pass import ClipSampler, ClipSampling, padded_length
 from nuwa.generate.pictures import Size
 from nuwa.generate.pipeline import pick_device
@@ -65,6 +66,7 @@ def prepare(config: GenerateConfig) -> ClipJob:
     check_numbers(config)
     check_options(config, one_pass=True)
     format_of(config.output)
+    check_pictures(config)
     source = Source(mode=config.mode, image=config.image, video=config.video, mask=config.mask, place=config.place)
     stored = stored_stunet(config.model)
     story, fps = told_story(config, stored)
@@ -73,6 +75,7 @@ def prepare(config: GenerateConfig) -> ClipJob:
     check_frames(config, stored, ssr, fps)
     sampling = _sampling(config, fps)
     given = _given(config, source, story, stored, fps)
+    check_windows(config, given.num_frames, stored.window_length)
     prompts = tuple(frame_prompts(story, fps, given.num_frames))
     style = None if config.style is None else stored_style(config.style, config.style_strength)
     record = _describe(config, story, stored, sampling, prompts, given, style, ssr)
@@ -94,11 +97,9 @@ def run(job: ClipJob, on_progress: OnProgress) -> str:
         write_record(config.output, job.record)
         told = _Told(job, on_progress)
         latents = _latents(job, sampler, keep, told)
-        known = KnownPixels(job.given.known, config.put_back)
-        frames = told.counted(known.passed(sampler.frames(latents)))
-        write_frames(config, frames, job.prompts, job.sampling.fps, enlarger, folder, job.record)
         made = padded_length(job.num_frames, pipe.stunet.temporal_factor)
-        write_record(config.output, {**job.record, "made_frames": made, "known_pixels": known.describe()})
+        frames = told.counted(_recorded(job, sampler.frames(latents), made))
+        write_frames(config, frames, job.prompts, job.sampling.fps, enlarger, folder, job.record)
         clean(config)
     return _summary(job, made, pipe.stunet.temporal_factor)
 
@@ -119,11 +120,15 @@ def _check_story(story: Story) -> None:
 
 
 def _given(config: GenerateConfig, source: Source, story: Story, stored: StoredPipeline, fps: float) -> Given:
-    """Known pixels, and with them the length of the clip. NuwaError for one that no memory here holds."""
+    """Known pixels, and with them the length of the clip. NuwaError for one that no memory here holds.
+
+    Where the video decides the length, not the story, it is read no further than memory holds.
+    """
     default = len(frame_prompts(story, fps, config.frames))
     per_frame = stored.height * stored.width * _HELD_PER_PIXEL
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if default * per_frame > memory:
+    as_the_video = config.frames is None and config.mode in AS_THE_VIDEO
+    if default * per_frame > memory and not as_the_video:
         raise NuwaError(
             f"a clip of {default} frames of {stored.width}×{stored.height} px takes more than "
             f"{default * per_frame / 2**30:.0f} GiB in one pass, and this machine has {memory / 2**30:.0f}; "
@@ -192,6 +197,20 @@ def _latents(job: ClipJob, sampler: ClipSampler, keep: FinishedWindows, told: "_
     latents = sampler.sample(job.prompts, job.given.known, told.step)
     keep.write(_CLIP, WindowResult(latents, None))
     return latents
+
+
+def _recorded(job: ClipJob, frames: Iterator[np.ndarray], made: int) -> Iterator[np.ndarray]:
+    """Pass on the frames, known pixels put back where that is asked for.
+
+    What they say of themselves is in the record before the last one goes on: a file that is there has a whole record,
+    whenever the process is killed.
+    """
+    known = KnownPixels(job.given.known, job.config.put_back)
+    for number, frame in enumerate(known.passed(frames), 1):
+        if number == job.num_frames:
+            found = {"made_frames": made, "known_pixels": known.describe()}
+            write_record(job.config.output, {**job.record, **found})
+        yield frame
 
 
 class _Told:

@@ -97,8 +97,9 @@ class GenerateConfig:
     """Pipeline folder whose super-resolution makes the frames larger."""
     ssr_steps: int = 20
     """Sampler steps of --ssr."""
-    ssr_noise: float = 0.1
-    """Noise on the small frames that --ssr sees, 0 to 1; it hides their faults."""
+    ssr_noise: float | None = None
+    """Noise on the small frames that --ssr sees, from 0 to as much as it was trained with; it hides their faults.
+    Default: 0.1, or as much as it was trained with if that is less."""
     ssr_tile_px: int | None = None
     """Side of the tiles, in pixels, that --ssr takes large frames in. Default: whole frames."""
     ssr_segment: int = 64

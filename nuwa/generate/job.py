@@ -123,6 +123,7 @@ def check_frames(config: GenerateConfig, stored: StoredPipeline, ssr: Ssr | None
         check_output(config.output, stored.height, stored.width, config.upscale, fps)
     else:
         scale = ssr.enlarging.scale
+        ssr.check_size(stored.height, stored.width)
         check_output(config.output, stored.height * scale, stored.width * scale, 1, fps)
 
 
@@ -139,7 +140,7 @@ def write_frames(
     if enlarger is None:
         write_video(config.output, frames, fps, config.upscale, work=folder)
         return
-    keep = FinishedWindows(folder / "large", enlarged_identity(record))
+    keep = FinishedWindows(folder / "segments", enlarged_identity(record))
     write_video(config.output, enlarger.frames(frames, prompts, keep), fps, work=folder)
 
 

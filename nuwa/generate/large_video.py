@@ -1,7 +1,8 @@
 """Frames of any video made larger as they come: super-resolution in segments, so that memory follows one segment.
 
 Inside a segment all windows are joined at every step (Lumiere Sec. 3.2). Paper: clips of 80 frames, whole; here, of a
-longer video: a segment begins with the last frames of the one before, finished and held fixed, so it goes on from them.
+longer video: neighbouring segments share half of a window, made by both from the same noise, and cross-fade there. To
+hold those frames fixed instead, finished by the segment before, leaves a border that shows.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +24,7 @@ from nuwa.generate.window_pixels import SMALLEST_TILE
 from nuwa.generate.windows import PROMPTS_KEPT, WindowResult
 from nuwa.hierarchy import NuwaError, Window
 from nuwa.models.ssr import enlarged
-from nuwa.models.vae_chunks import Pieces, decode_chunked, encode_chunked
+from nuwa.models.vae_chunks import Pieces, cross_fade, decode_chunked, encode_chunked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +45,14 @@ class Enlarging:
     def __post_init__(self) -> None:
         shared = self.upsampling.tiling.frame_overlap
         if not 0 < shared < self.segment:
-            raise NuwaError(f"segments of {self.segment} frames cannot go on from {shared} of them; make them longer")
+            raise NuwaError(f"segments of {self.segment} frames hold no windows that share {shared}; make them longer")
         if self.scale < 1:
             raise NuwaError(f"upscale {self.scale} leaves no pixels; give 1 or more")
+
+    @property
+    def shared(self) -> int:
+        """Frames that neighbouring segments have in common."""
+        return min(self.upsampling.tiling.frames, self.segment) // 2
 
 
 class Enlarger:
@@ -71,22 +77,24 @@ class Enlarger:
 
         keep: finished segments go there and are not made again; the small frames are read all the same.
         """
-        arriving, held, before = iter(small), list[np.ndarray](), None
-        segments = self._segments(len(prompts))
-        finished = set() if keep is None else keep.windows([window for window, _ in segments])
-        for window, place in segments:
-            length, done = place.stop - place.start, 0 if before is None else _ready(before[0], place)
-            held = [*held[len(held) - done :], *islice(arriving, length - done)]
-            assert len(held) == length, "a prompt for every frame"
-            if window in finished and keep is not None:
-                result = keep.read(window).latents
+        arriving, held = iter(small), list[np.ndarray]()
+        fading: torch.Tensor | None = None  # 3 k H W, what the next segment makes too
+        places = cuts(len(prompts), self.enlarging.segment, self.enlarging.shared)
+        segments = [Window(0, number, place.start, 1) for number, place in enumerate(places)]
+        finished = set() if keep is None else keep.windows(segments)
+        following = [*(place.start for place in places[1:]), len(prompts)]
+        for segment, place, end in zip(segments, places, following, strict=True):
+            held += islice(arriving, place.stop - place.start - len(held))
+            assert len(held) == place.stop - place.start, "a prompt for every frame"
+            if keep is not None and segment in finished:
+                made = keep.read(segment).latents
             else:
-                begun = None if before is None else before[1][:, -done:]
-                result = self._made(held, prompts[place], place.start, begun)
-                if keep is not None:
-                    keep.write(window, WindowResult(result, None))
-            yield from islice(self._images(result), done, None)
-            before = (place, result)
+                made = self._made(held, prompts[place], segment, keep)
+            video = self._decoded(made)
+            video = video if fading is None else cross_fade(fading, video)
+            alone = end - place.start
+            held, fading = held[alone:], video[:, alone:].clone()
+            yield from as_images(video[:, :alone])
 
     def _tiling(self) -> Tiling:
         """Windows over time, and where tiles are asked for also over space, in what the network sees."""
@@ -101,34 +109,20 @@ class Enlarger:
             )
         return replace(tiling, tile=tile_px // factor, tile_overlap=tile_px // factor // 4)
 
-    def _segments(self, num_frames: int) -> list[tuple[Window, slice]]:
-        """Segments of a video; they share at least as many frames as windows do."""
-        shared = self.enlarging.upsampling.tiling.frame_overlap
-        places = cuts(num_frames, self.enlarging.segment, shared)
-        return [(Window(0, number, place.start, 1), place) for number, place in enumerate(places)]
-
     @torch.no_grad()
     def _made(
-        self, small: Sequence[np.ndarray], prompts: Sequence[str], first: int, begun: torch.Tensor | None
+        self, small: Sequence[np.ndarray], prompts: Sequence[str], segment: Window, keep: FinishedWindows | None
     ) -> torch.Tensor:
-        """A segment as it is kept: uint8 pixels, or with an autoencoder float32 latents, (c t H W) on the CPU.
-
-        begun: its first frames, made by the segment before, in the same form
-        """
-        pipe = self.pipe
+        """A segment, and kept: uint8 pixels, or with an autoencoder float32 latents, (c t H W) on the CPU."""
+        pipe, null = self.pipe, self._encode("")
         tokens = torch.stack([self._encode(prompt) for prompt in prompts])[None]  # 1 t n d
-        video = self.large(small)
-        made = upsample_video(
-            pipe.ssr,
-            pipe.scheduler,
-            video.to(pipe.device, tokens.dtype),
-            tokens,
-            self._encode(""),
-            self._upsampling,
-            first,
-            None if begun is None else self._in_model(begun)[None].to(pipe.device),
-        )[0].cpu()  # c t H W
-        return made if pipe.vae is not None else made.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+        video = self.large(small).to(pipe.device, tokens.dtype)
+        made = upsample_video(pipe.ssr, pipe.scheduler, video, tokens, null, self._upsampling, segment.first)[0].cpu()
+        if pipe.vae is None:
+            made = made.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+        if keep is not None:
+            keep.write(segment, WindowResult(made, None))
+        return made
 
     def large(self, small: Sequence[np.ndarray]) -> torch.Tensor:
         """Enlarged frames (1 c t H W), encoded where the pipeline has an autoencoder."""
@@ -139,24 +133,15 @@ class Enlarger:
             return video
         return encode_chunked(self.pipe.vae, video, self._pieces()).mode() * self.pipe.vae.config.scaling_factor
 
-    def _in_model(self, kept: torch.Tensor) -> torch.Tensor:
-        """A kept segment as the network has it."""
-        return kept.float() / 127.5 - 1.0 if self.pipe.vae is None else kept
-
     @torch.no_grad()
-    def _images(self, kept: torch.Tensor) -> Iterator[np.ndarray]:
-        """Frames of a kept segment, uint8 (H W 3)."""
+    def _decoded(self, kept: torch.Tensor) -> torch.Tensor:
+        """A kept segment as video (3 t H W) in [−1, 1]."""
         if self.pipe.vae is None:
-            return as_images(self._in_model(kept))
+            return kept.float() / 127.5 - 1.0
         latents = kept[None] / self.pipe.vae.config.scaling_factor
-        return as_images(decode_chunked(self.pipe.vae, latents, self._pieces())[0].clamp(-1.0, 1.0))
+        return decode_chunked(self.pipe.vae, latents, self._pieces())[0].clamp(-1.0, 1.0)
 
     def _pieces(self) -> Pieces:
         """Chunks of as many frames as a window has."""
         length = self.enlarging.upsampling.tiling.frames
         return Pieces(frames=length, overlap=min(DECODE_OVERLAP, (length - 1) // 2), tile_px=self.enlarging.tile_px)
-
-
-def _ready(before: slice, place: slice) -> int:
-    """Frames at the beginning of a segment that the one before it has made."""
-    return int(before.stop - place.start)

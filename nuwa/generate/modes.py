@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from nuwa.generate.config import Mode
-from nuwa.generate.pictures import IMAGE_SUFFIXES, Picture, Size, read_image, read_video
+from nuwa.generate.pictures import IMAGE_SUFFIXES, Fit, Picture, Size, read_image, read_video
 from nuwa.hierarchy import NuwaError
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from nuwa.generate.masks import Known
 
 Role = Literal["image", "video", "mask"]
+Place = tuple[int, int, int, int]
+"""Left, top, width and height of a box, in px."""
 
 NEEDS: dict[Mode, tuple[Role, ...]] = {
     "text": (),
@@ -32,6 +34,8 @@ NEEDS: dict[Mode, tuple[Role, ...]] = {
     "cinemagraph": ("image", "mask"),
     "extend": ("video",),
 }
+AS_THE_VIDEO: tuple[Mode, ...] = ("inpaint", "outpaint")
+"""Modes whose clip is as long as the video, unless told otherwise."""
 MADE = 128
 """Grey level from which a pixel of a mask counts as white: it is made."""
 
@@ -49,7 +53,7 @@ class Source:
     image: Path | None = None
     video: Path | None = None
     mask: Path | None = None
-    place: tuple[int, int, int, int] | None = None
+    place: Place | None = None
 
     def __post_init__(self) -> None:
         needs = NEEDS[self.mode]
@@ -103,6 +107,7 @@ def read_given(source: Source, frames: int | None, default: int, fps: float, siz
                 masks.image_to_video(_tensor([image])[:, 0], frames or default), (_told(source, "image", [image]),)
             )
         case "cinemagraph":
+            _check_mask(source, fps)
             image, count = _image(source, size), frames or default
             region = _region(source, count, fps, size)
             known = masks.cinemagraph(_tensor([image])[:, 0], _flags(region), count)
@@ -116,6 +121,7 @@ def read_given(source: Source, frames: int | None, default: int, fps: float, siz
                 )
             return Given(masks.extension(_tensor(pictures), count), (_told(source, "video", pictures),))
         case "inpaint":
+            _check_mask(source, fps)
             pictures = _video(source, frames, fps, size, most)
             region = _region(source, len(pictures), fps, size)
             known = masks.inpainting(_tensor(pictures), _flags(region))
@@ -127,26 +133,50 @@ def read_given(source: Source, frames: int | None, default: int, fps: float, siz
 def _outpainted(source: Source, frames: int | None, fps: float, size: Size, most: int) -> Given:
     from nuwa.generate import masks
 
-    if source.place is None:
-        pictures = _video(source, frames, fps, None, most)
-        height, width = pictures[0].shape[:2]
-        left, top = (size.width - width) // 2, (size.height - height) // 2
-    else:
-        left, top, width, height = source.place
-        if min(width, height) < 1:
-            raise NuwaError(f"--place {left} {top} {width} {height} is no box; give left, top, width and height in px")
-        fit = Size(height, width, "scale" if size.fit == "exact" else size.fit)
-        pictures = _video(source, frames, fps, fit, most)
-    if min(left, top, size.width - left - width, size.height - top - height) < 0 or (height, width) == (
-        size.height,
-        size.width,
-    ):
-        raise NuwaError(
-            f"video {source.video}, {width}×{height} px at ({left}, {top}), leaves no border to make in the "
-            f"{size.width}×{size.height} px of the model; give --place LEFT TOP WIDTH HEIGHT, a box inside"
-        )
+    left, top, width, height = place = _box(source, fps, size)
+    fit: Fit = "exact" if source.place is None else "scale" if size.fit == "exact" else size.fit
+    pictures = _video(source, frames, fps, Size(height, width, fit), most)
     known = masks.outpainting(_tensor(pictures), size.height, size.width, top, left)
-    return Given(known, (_told(source, "video", pictures) | {"place": [left, top, width, height]},))
+    return Given(known, (_told(source, "video", pictures) | {"place": list(place)},))
+
+
+def _box(source: Source, fps: float, size: Size) -> Place:
+    """Left, top, width and height of the box that a video to be outpainted goes into.
+
+    NuwaError, told by the first picture alone, for a box that is none, leaves no border, or does not fit the video.
+    """
+    path = _path(source, "video")
+    height, width = _native(path, fps).shape[:2]
+    own, ours = f"video {path} is {width}×{height} px", f"{size.width}×{size.height} px of the model's frame"
+    give = "give --place LEFT TOP WIDTH HEIGHT, the box inside that it is scaled into"
+    if source.place is None:
+        if (width, height) == (size.width, size.height):
+            raise NuwaError(f"{own}, all of the {ours}, which leaves no border to make; {give}")
+        if width > size.width or height > size.height:
+            raise NuwaError(f"{own}, more than the {ours}; {give}")
+        return (size.width - width) // 2, (size.height - height) // 2, width, height
+    _check_box(source.place, size, ours)
+    if size.fit != "crop" and source.place[2] * height != source.place[3] * width:
+        raise NuwaError(
+            f"{own}, and {_shown(source.place)} has another aspect; give a box of the video's aspect, or --fit crop to "
+            "have cut off what sticks out"
+        )
+    return source.place
+
+
+def _check_box(place: Place, size: Size, ours: str) -> None:
+    """Raise NuwaError for a box that is none, or does not lie inside the frame with a border around it."""
+    left, top, width, height = place
+    if min(width, height) < 1:
+        raise NuwaError(f"{_shown(place)} is no box; give left, top, width and height in px")
+    if min(left, top, size.width - left - width, size.height - top - height) < 0:
+        raise NuwaError(f"{_shown(place)} reaches beyond the {ours}; give a box inside")
+    if (width, height) == (size.width, size.height):
+        raise NuwaError(f"{_shown(place)} is all of the {ours}, which leaves no border to make; give a smaller box")
+
+
+def _shown(place: Place) -> str:
+    return f"--place {' '.join(map(str, place))}"
 
 
 def _path(source: Source, role: Role) -> Path:
@@ -159,7 +189,7 @@ def _image(source: Source, size: Size) -> Picture:
     return read_image(_path(source, "image"), size)
 
 
-def _video(source: Source, frames: int | None, fps: float, size: Size | None, most: int) -> list[Picture]:
+def _video(source: Source, frames: int | None, fps: float, size: Size, most: int) -> list[Picture]:
     """All pictures, or the first `frames`. NuwaError for fewer than two, fewer than that, and more than `most`."""
     path = _path(source, "video")
     pictures = list(read_video(path, fps, size, most + 1 if frames is None else frames))
@@ -179,13 +209,12 @@ def _video(source: Source, frames: int | None, fps: float, size: Size | None, mo
     return pictures
 
 
-def _region(source: Source, count: int, fps: float, size: Size) -> list[Picture]:
-    """The mask as one picture, or one per frame, uint8 (H W), 1 = made.
+def _check_mask(source: Source, fps: float) -> None:
+    """Raise NuwaError for a mask of another size than what it belongs to, told by the first picture of both.
 
-    It must have the size of what it belongs to, so that both are brought to the model's size alike.
+    Both are brought to the model's size alike.
     """
-    path = _path(source, "mask")
-    other = source.image if source.video is None else source.video
+    path, other = _path(source, "mask"), source.image if source.video is None else source.video
     assert other is not None
     found, wanted = _native(path, fps), _native(other, fps)
     if found.shape[:2] != wanted.shape[:2]:
@@ -193,6 +222,11 @@ def _region(source: Source, count: int, fps: float, size: Size) -> list[Picture]
             f"mask {path} is {found.shape[1]}×{found.shape[0]} px, {other} is {wanted.shape[1]}×{wanted.shape[0]}; "
             "give a mask of that size"
         )
+
+
+def _region(source: Source, count: int, fps: float, size: Size) -> list[Picture]:
+    """The mask as one picture, or one per frame, uint8 (H W), 1 = made."""
+    path = _path(source, "mask")
     pictures = [read_image(path, size)] if _is_image(path) else list(read_video(path, fps, size, count))
     if 1 < len(pictures) < count:
         raise NuwaError(

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from nuwa.generate.folder_pipeline import FolderPipeline
 from nuwa.generate.masks import Known
-from nuwa.generate.number_checks import is_whole
+from nuwa.generate.number_checks import is_share, is_whole
 from nuwa.generate.one_pass import ClipSampler, ClipSampling
 from nuwa.generate.pipeline import (
     Frames,
@@ -34,6 +34,8 @@ from nuwa.models.text import PromptEncoder
 from nuwa.models.vae import TemporalVAE
 
 PIXEL_CHANNELS = 3
+SSR_NOISE = 0.5
+"""Noise that a super-resolution has learned from at most, where its folder does not say: the default of training."""
 
 
 class StunetPipeline(FolderPipeline):
@@ -42,7 +44,7 @@ class StunetPipeline(FolderPipeline):
     `vae=None` means a network of pixels, as in the paper; with one, `stunet` and `ssr` work on its scaled latents.
     `ssr=None` means that nothing makes the clip larger. `window_length` is the frames of a training clip, `train_fps`
     their rate, `height`, `width` their size in px; `ssr_scale` says how many times larger `ssr` makes a side, and
-    `ssr_length` how many frames of a window it was trained on.
+    `ssr_length` how many frames of a window it was trained on, `ssr_noise` with how much noise at most, 0 to 1.
     NuwaError for components that do not fit together.
     """
 
@@ -62,12 +64,13 @@ class StunetPipeline(FolderPipeline):
         width: int = 128,
         ssr_scale: int = 2,
         ssr_length: int = 16,
+        ssr_noise: float = SSR_NOISE,
     ) -> None:
         super().__init__()
         _check_classes(vae, stunet, ssr, text_encoder)
         _check_fit(vae, {"stunet": stunet, "ssr": ssr}, text_encoder)
         check_sizes(window_length, train_fps, height, width)
-        _check_enlarging(ssr_scale, ssr_length)
+        _check_enlarging(ssr_scale, ssr_length, ssr_noise)
         if vae is not None:
             check_fits_vae(vae, height, width)
         self.register_modules(
@@ -85,6 +88,7 @@ class StunetPipeline(FolderPipeline):
             width=width,
             ssr_scale=ssr_scale,
             ssr_length=ssr_length,
+            ssr_noise=ssr_noise,
         )
 
     @torch.no_grad()
@@ -197,9 +201,11 @@ def _check_fit(
             )
 
 
-def _check_enlarging(scale: object, length: object) -> None:
-    """Raise NuwaError for a super-resolution that enlarges nothing, or windows without frames."""
+def _check_enlarging(scale: object, length: object, noise: object) -> None:
+    """Raise NuwaError for a super-resolution that enlarges nothing, windows without frames, and noise beyond noise."""
     if not is_whole(scale, 2):
         raise NuwaError(f"ssr_scale is {scale!r}; it must be a whole number of times, at least 2")
     if not is_whole(length):
         raise NuwaError(f"ssr_length is {length!r}; it must be a whole number of frames, at least 1")
+    if not is_share(noise):
+        raise NuwaError(f"ssr_noise is {noise!r}; it must be a number from 0 to 1")

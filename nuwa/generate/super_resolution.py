@@ -54,15 +54,13 @@ def upsample_video(
     null_prompt: torch.Tensor,
     upsampling: Upsampling,
     first: int = 0,
-    begun: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The sharp video (b c t H W) of a video that was only enlarged, all windows joined at every step.
 
     denoiser: called as `nuwa.models.ssr.SuperResolutionUNet`; scheduler: the one it was trained with
     large: (b c t H W), the small video made large by `nuwa.models.ssr.enlarged`; for a network of latents, encoded
     prompts: (b t n d) or (b n d); null_prompt: (n d), of the empty prompt
-    first: number of the first frame in a longer video; begun: (b c k H W), its first k frames, which are sharp already
-        and stay as they are
+    first: number of the first frame in a longer video
     The noise of a frame depends on the seed, its number, and the number of its video in the batch only.
     """
     batch, count, device = len(large), large.shape[2], large.device
@@ -77,8 +75,6 @@ def upsample_video(
         return joined(zt.to(large.dtype), steps, prompts, seen, None, None, numbers).float()
 
     given, mask = torch.zeros_like(condition), torch.zeros(1, 1, count, 1, 1, device=device)
-    if begun is not None:
-        given[:, :, : begun.shape[2]], mask[:, :, : begun.shape[2]] = begun.to(given), 1.0
     noise = _noise(large, upsampling.seed, "super-resolution", first)
     walk = [noise_generator(upsampling.seed, f"super-resolution from {first}", 0, row) for row in range(batch)]
     return denoise(predict, Sampler(scheduler, upsampling.sampler, upsampling.steps, device), noise, given, mask, walk)

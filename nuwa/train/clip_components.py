@@ -63,6 +63,7 @@ def rebuilt_clip(
     ssr: SuperResolutionUNet | None = None,
     ssr_scale: int | None = None,
     ssr_length: int | None = None,
+    ssr_noise: float | None = None,
 ) -> StunetPipeline:
     """`pipe` with the given parts, and what they learned from, in place of its own."""
     return StunetPipeline(
@@ -78,4 +79,5 @@ def rebuilt_clip(
         width=pipe.config.width,
         ssr_scale=ssr_scale or pipe.config.ssr_scale,
         ssr_length=ssr_length or pipe.config.ssr_length,
+        ssr_noise=pipe.config.ssr_noise if ssr_noise is None else ssr_noise,
     )

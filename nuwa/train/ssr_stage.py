@@ -90,7 +90,13 @@ class SsrStage:
 
     def _pipeline_with(self, trained: SuperResolutionUNet) -> StunetPipeline:
         config = self.config
-        return rebuilt_clip(self.pipe, ssr=trained, ssr_scale=config.ssr_scale, ssr_length=config.window_length)
+        return rebuilt_clip(
+            self.pipe,
+            ssr=trained,
+            ssr_scale=config.ssr_scale,
+            ssr_length=config.window_length,
+            ssr_noise=config.ssr_noise,
+        )
 
 
 def coarse(video: torch.Tensor, scale: int) -> torch.Tensor:

@@ -7,9 +7,10 @@ import pytest
 from curation.config import CurationConfig
 from curation.config_json import from_json
 from demo import train_lumiere
-from nuwa.generate.pipeline_folder import load_pipeline
+from nuwa.generate.pipeline_folder import load_pipeline, save_pipeline
 from nuwa.hierarchy import NuwaError
 from pipelines import cli, curate, train
+from tests.nuwa import stack
 
 PIPELINE = Path(__file__).parents[2] / "demo/weights/pipeline"
 
@@ -38,3 +39,21 @@ def test_every_command_can_be_run(
     small, shipped = load_pipeline(tmp_path / "lumiere/start"), load_pipeline(PIPELINE)
     assert small.denoiser_global.num_parameters() < 0.3 * shipped.denoiser_global.num_parameters()
     assert all((a == b).all() for a, b in zip(small.vae.parameters(), shipped.vae.parameters(), strict=True))
+
+
+def test_a_start_is_taken_up_for_the_pipeline_it_was_made_of_only(tmp_path: Path) -> None:
+    pipe, start = stack.build(), tmp_path / "lumiere/start"
+    save_pipeline(pipe, tmp_path / "one")
+    train_lumiere.start(tmp_path / "one", start)
+    made = {path: path.stat().st_mtime_ns for path in start.rglob("*")}
+    save_pipeline(stack.build(seed=1), tmp_path / "other")
+    train_lumiere.start(tmp_path / "one", start)
+    with pytest.raises(
+        NuwaError, match=f"begun from another pipeline than {tmp_path}/other; .* remove {start.parent} "
+    ):
+        train_lumiere.start(tmp_path / "other", start)
+    pipe.scheduler.register_to_config(prediction_type="epsilon")
+    save_pipeline(pipe, tmp_path / "one")
+    with pytest.raises(NuwaError, match="begun from another pipeline"):
+        train_lumiere.start(tmp_path / "one", start)
+    assert made == {path: path.stat().st_mtime_ns for path in start.rglob("*")}

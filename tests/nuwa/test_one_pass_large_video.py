@@ -1,7 +1,6 @@
-"""Super-resolution of any length in segments: the same noise, what is finished stays, memory follows a segment."""
+"""Super-resolution of any length in segments: the same noise, what is finished is kept, memory follows a segment."""
 
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -49,27 +48,32 @@ def test_one_segment_is_multidiffusion_of_the_whole_video(latents: bool) -> None
     assert np.abs(made - shown.permute(1, 2, 3, 0).round().numpy()).max() <= 1
 
 
-def test_segments_go_on_from_finished_frames(monkeypatch: pytest.MonkeyPatch) -> None:
-    enlarger, calls = Enlarger(clip_stack.build(ssr=True), enlarging()), list[tuple[int, torch.Tensor, torch.Tensor]]()
+def test_segments_share_half_of_a_window_and_cross_fade_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    enlarger, calls = Enlarger(clip_stack.build(ssr=True), enlarging()), list[tuple[int, torch.Tensor]]()
     real = large_video.upsample_video
 
     def watched(*inputs):  # type: ignore[no-untyped-def]
         made = real(*inputs)
-        calls.append((inputs[6], inputs[7], made))
+        calls.append((inputs[6], made[0].clamp(-1, 1)))
         return made
 
     monkeypatch.setattr(large_video, "upsample_video", watched)
     made = np.stack(list(enlarger.frames(small(12), ["a red star"] * 12)))
     places = cuts(12, 5, 2)
-    assert [first for first, _, _ in calls] == [place.start for place in places] == [0, 3, 6, 7]
-    assert calls[0][1] is None
-    for (before, after), (_, begun, result) in zip(pairwise(places), calls[1:], strict=True):
-        done = before.stop - after.start
-        assert begun.shape[2] == done >= 2
-        wanted = torch.from_numpy(made[after.start : before.stop]).permute(3, 0, 1, 2) / 127.5 - 1
-        assert (begun[0] - wanted).abs().max() < 1e-6
-        assert torch.equal(result[:, :, :done], begun)  # they stay as they are
-    assert len(made) == 12
+    assert [first for first, _ in calls] == [place.start for place in places] == [0, 3, 6, 7]
+    weights = torch.zeros(4, 12)  # of every segment at every frame
+    for number, place in enumerate(places):
+        shared = 0 if number == 0 else places[number - 1].stop - place.start
+        fade = torch.ones(5)
+        fade[:shared] = torch.arange(1.0, shared + 1) / (shared + 1)
+        weights[:, place] *= 1 - fade
+        weights[number, place] = fade
+    wanted = torch.zeros(3, 12, LARGE, LARGE)
+    for (_, result), place, weight in zip(calls, places, weights, strict=True):
+        wanted[:, place] += result * weight[place, None, None]
+    assert (weights.sum(dim=0) - 1).abs().max() < 1e-6
+    shown = torch.from_numpy(made).permute(3, 0, 1, 2) / 127.5 - 1
+    assert (shown - wanted).abs().max() <= 2 / 255 + 1e-6  # rounded when it is kept, and when it is shown
 
 
 def test_memory_follows_the_segment_and_not_the_length() -> None:
@@ -92,7 +96,7 @@ def test_finished_segments_are_not_made_again(tmp_path: Path, monkeypatch: pytes
     enlarger, prompts = Enlarger(clip_stack.build(ssr=True), enlarging()), ["a red star"] * 9
     keep = FinishedWindows(tmp_path / "kept", "one")
     stopped = enlarger.frames(small(9), prompts, keep)
-    first = [next(stopped) for _ in range(6)]
+    first = [next(stopped) for _ in range(4)]
     whole = np.stack(list(enlarger.frames(small(9), prompts)))
     made = list[int]()
     real = large_video.upsample_video
@@ -100,7 +104,7 @@ def test_finished_segments_are_not_made_again(tmp_path: Path, monkeypatch: pytes
     again = np.stack(list(enlarger.frames(small(9), prompts, FinishedWindows(tmp_path / "kept", "one"))))
     assert made == [4]  # of the segments at 0, 3, 4
     np.testing.assert_array_equal(again, whole)
-    np.testing.assert_array_equal(np.stack(first), whole[:6])
+    np.testing.assert_array_equal(np.stack(first), whole[:4])
 
 
 class _Copies:
@@ -129,7 +133,7 @@ def test_the_noise_of_a_frame_does_not_depend_on_its_segment() -> None:
 
 
 def test_what_cannot_be_made_larger_is_refused() -> None:
-    with pytest.raises(NuwaError, match="segments of 2 frames cannot go on from 2"):
+    with pytest.raises(NuwaError, match="segments of 2 frames hold no windows that share 2"):
         enlarging(segment=2)
     with pytest.raises(NuwaError, match="upscale 0 leaves no pixels"):
         enlarging(scale=0)

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -68,6 +70,19 @@ def test_a_static_video_is_its_image_and_a_peer_that_is_missing_is_said_to_be(tm
     answers = {row[0].strip(): row[1].strip() for row in rows if len(row) == 2}
     assert float(answers["ours"]) < 1e-5
     assert answers["lumiere-pytorch"] == "not installed"
+
+
+def test_phases_are_compared_over_one_pass_of_the_model_or_the_table_says_that_windows_are_joined() -> None:
+    nuwa, stunet = (
+        cast("Any", SimpleNamespace(config=SimpleNamespace(window_length=length))) for length in (16, FRAMES)
+    )
+    given = lumiere.Benchmark(stunet=Path("model"))
+    assert lumiere.phase_frames(given, nuwa, stunet) == FRAMES
+    assert lumiere.joined(FRAMES, stunet) == ""
+    assert lumiere.phase_frames(replace(given, frames=64), nuwa, stunet) == 64
+    assert lumiere.joined(64, stunet) == ", windows of 40 joined"
+    with pytest.raises(NuwaError, match="frames is 16, the clip that model was trained for, one window of NUWA-XL; gi"):
+        lumiere.phase_frames(given, nuwa, nuwa)
 
 
 def test_what_the_benchmark_cannot_measure_is_one_line() -> None:

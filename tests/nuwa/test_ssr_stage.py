@@ -50,14 +50,14 @@ def test_two_steps_and_two_more_equal_four_whatever_is_shown_on_the_way(world: P
 def test_every_weight_trains_from_those_of_the_image_network(world: Path, tmp_path: Path) -> None:
     image = load_pipeline(world / "tiny").denoiser_global.image_unet()
     assert same(stage_of(world).module.image_unet(), image)
-    train(made(world, tmp_path / "run", stage="ssr", steps=1, ema_decay=0.0), quiet)
+    train(made(world, tmp_path / "run", stage="ssr", steps=1, ema_decay=0.0, ssr_noise=0.25), quiet)
     after = load_stunet(tmp_path / "run/model")
     assert isinstance(after.ssr, SuperResolutionUNet)
     start = stage_of(world).module
     unmoved = {name for name, weight in start.named_parameters() if torch.equal(weight, after.ssr.get_parameter(name))}
     assert not unmoved & set(image.state_dict()) - {"conv_in.bias"}
     assert same(after.stunet.image_unet(), image)
-    assert (after.config.ssr_scale, after.config.ssr_length) == (2, 6)
+    assert (after.config.ssr_scale, after.config.ssr_length, after.config.ssr_noise) == (2, 6, 0.25)
 
 
 def test_the_rest_of_a_folder_stays_as_it_was(world: Path, tmp_path: Path) -> None:

@@ -142,6 +142,8 @@ def test_components_that_do_not_fit_together_are_refused(pipe: StunetPipeline) -
         ({"height": 17}, "frames of 16x17 px do not fit vae"),
         ({"ssr_scale": 1}, "ssr_scale is 1; it must be a whole number of times, at least 2"),
         ({"ssr_length": math.nan}, "ssr_length is nan"),
+        ({"ssr_noise": 1.5}, "ssr_noise is 1.5; it must be a number from 0 to 1"),
+        ({"ssr_noise": "much"}, "ssr_noise is 'much'"),
     ]
     for changes, message in cases:
         with pytest.raises(NuwaError, match=message) as caught:
