@@ -348,6 +348,8 @@ def test_another_autoencoder_or_a_grown_dataset_is_another_training(world: Path,
         run(dataclasses.replace(config, dataset=tmp_path / "grown"))
     path = tmp_path / "run/config.json"
     known = json.loads(path.read_text())
+    told = " ".join((Path(__file__).parents[2] / "docs/training.md").read_text("utf-8").split())
+    assert all(name in told.split("as `inputs`, ")[1].split(". A folder")[0] for name in known["inputs"])
     del known["inputs"]  # as before they were written down
     path.write_text(json.dumps(known))
     run(dataclasses.replace(config, init=tmp_path / "other"), until=2)
