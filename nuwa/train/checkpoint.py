@@ -24,8 +24,8 @@ from nuwa.generate.pipeline_folder import open_to_readers
 from nuwa.train import workers
 from nuwa.train.config import TrainError
 from nuwa.train.run_folder import step_name, steps_in
+from nuwa.train.shards import Tensors
 
-Tensors = dict[str, torch.Tensor]
 PARTS = ("weights", "ema", "optimizer", "rng")
 _BEST = "best.json"
 _PIECE_BYTES = 2**22

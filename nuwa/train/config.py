@@ -92,6 +92,7 @@ class TrainConfig:
     decay: Literal["linear", "cosine"] = "linear"
     """Shape of that fall."""
     weight_decay: float = 0.01
+    """Of AdamW; a discriminator has none."""
     clip_norm: float = 1.0
     """Largest norm of the gradient of all weights together."""
     ema_decay: float = 0.999
@@ -153,9 +154,11 @@ class TrainConfig:
     compile: bool = False
     """Compile the network that trains (torch.compile): slower to start, other rounding. Needs a C++ compiler."""
     seed: int = 0
+    """Of new weights, and of every draw: order of the windows, noise, masks, captions, dropout."""
     checkpoint_every: int = 500
     """Steps between checkpoints; model/ is written with each."""
     keep_checkpoints: int = 2
+    """Newest checkpoints that stay."""
     keep_best: bool = False
     """Also keep the checkpoint before which the mean loss since the one before it was lowest, its model in best/."""
     log_every: int = 20

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from nuwa.train.config import TrainConfig, TrainError
+from nuwa.train.config import AUTOENCODER_STAGES, TrainConfig, TrainError
 
 
 def device_of(rank: int) -> torch.device:
@@ -25,7 +25,7 @@ def autocast_type(config: TrainConfig, device: torch.device) -> torch.dtype | No
     elif device.type == "cuda":
         faster = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        faster = config.stage in ("image-vae", "vae") and torch.cpu._is_amx_tile_supported()
+        faster = config.stage in AUTOENCODER_STAGES and torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if faster else None
 
 

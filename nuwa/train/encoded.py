@@ -54,6 +54,7 @@ def _command(config: TrainConfig) -> str:
     if config.stage == "mtd":
         words += ["--length", config.window_length, "--depth", config.depth, "--levels", config.levels]
         words += ["--condition", config.condition]
+    words += [] if config.captions == "stored" else ["--captions", config.captions]
     words += [] if config.where is None else ["--where", config.where]
     return shlex.join(map(str, words))
 

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from nuwa.train import workers
-from nuwa.train.checkpoint import Checkpoint, Tensors, load_optimizer, optimizer_tensors
+from nuwa.train.checkpoint import Checkpoint, load_optimizer, optimizer_tensors
 from nuwa.train.config import TrainError
 from nuwa.train.gradient_mean import GradientMean
-from nuwa.train.shards import is_part, local, part_like, whole
+from nuwa.train.shards import Tensors, is_part, local, part_like, whole
 
 
 class NotFiniteError(TrainError):

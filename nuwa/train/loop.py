@@ -16,7 +16,7 @@ from nuwa.models.inflated_unet import InflatedUNet
 from nuwa.models.vae import TemporalVAE
 from nuwa.train import workers
 from nuwa.train.best import Best
-from nuwa.train.checkpoint import Checkpoint, Tensors, best_step, load_agreed, save_checkpoint
+from nuwa.train.checkpoint import Checkpoint, best_step, load_agreed, save_checkpoint
 from nuwa.train.clip_components import starting_clip_pipeline
 from nuwa.train.compiled import as_written, check_compiler, compile_parts
 from nuwa.train.components import starting_pipeline
@@ -44,7 +44,7 @@ from nuwa.train.run_folder import (
 from nuwa.train.samples import write_sample
 from nuwa.train.schedule import lr_factor
 from nuwa.train.sharding import StageWeights
-from nuwa.train.shards import collected
+from nuwa.train.shards import Tensors, collected
 from nuwa.train.ssr_stage import SsrStage
 from nuwa.train.stages import Adversary, ImageStage, Losses, Stage
 from nuwa.train.stunet_stage import StunetStage

@@ -33,6 +33,7 @@ from nuwa.generate.worker_share import worker_share
 from nuwa.hierarchy import NuwaError
 from nuwa.train.config import TrainConfig, TrainError
 from nuwa.train.loop import train
+from nuwa.train.run_folder import NODE_MARK
 
 STARTS = 10
 """How often, of a minute each, Ray tries to find room for the workers."""
@@ -200,7 +201,7 @@ def _check_nodes(config: TrainConfig) -> None:
     if len(nodes) == 1:
         return
     was_there = config.output.exists()
-    mark = config.output / f"_seen-{uuid4().hex}"
+    mark = config.output / f"{NODE_MARK}{uuid4().hex}"
     named = {name: getattr(config, name) for name in ("dataset", "latents", "init", "lpips_weights")}
     needed = {name: path for name, path in named.items() if path is not None and path.exists()}
     try:

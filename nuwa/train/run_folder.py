@@ -18,10 +18,11 @@ _FORMAT = 2
 """1, not written: `batch` counted the windows of one worker. 2: those of all workers together."""
 _BEFORE = {"first_frame_frac": 0.0, "prediction_frac": 0.0, "infilling_frac": 0.0}
 """What was in effect before a setting existed, where that is not its default now."""
-
-
-_LOCK = ".lock"
+_LOCK, _CONFIG_DRAFT = ".lock", "_config.json"
+NODE_MARK = "_seen-"
+"""How the names of files begin by which the nodes of a cluster are asked whether they see the run folder."""
 PATIENCE_S = 30.0
+"""How long a second training into the same folder waits for the first."""
 
 
 def finished(config: TrainConfig) -> bool:
@@ -54,8 +55,13 @@ def check_output(config: TrainConfig) -> None:
     if path.is_file():
         _check_same(config, path)
         _check_steps(config)
-    elif output.is_dir() and {each.name for each in output.iterdir()} - {_LOCK}:
+    elif output.is_dir() and not all(_is_of_a_start(each.name) for each in output.iterdir()):
         raise TrainError(f"output {output} is not empty and holds no training run; give a new or empty folder")
+
+
+def _is_of_a_start(name: str) -> bool:
+    """True of what a training killed in its first moment leaves in its new run folder."""
+    return name in (_LOCK, _CONFIG_DRAFT) or name.startswith(NODE_MARK)
 
 
 def check_inputs(config: TrainConfig, inputs: Mapping[str, object]) -> None:
@@ -79,7 +85,7 @@ def check_inputs(config: TrainConfig, inputs: Mapping[str, object]) -> None:
 
 def write_config(config: TrainConfig, inputs: Mapping[str, object] | None = None) -> None:
     """Make the run folder this training's own; `inputs` by name, as JSON has them."""
-    draft = config.output / "_config.json"
+    draft = config.output / _CONFIG_DRAFT
     try:
         config.output.mkdir(parents=True, exist_ok=True)
         draft.write_text(
@@ -125,17 +131,24 @@ def _hold(handle: IO[str]) -> bool:
 
 
 def remove_drafts(output: Path) -> None:
-    """Remove what a killed run was just writing: half a checkpoint, half a model.
+    """Remove what a killed run was just writing: half a checkpoint, half a model, half a sample.
 
     A model that was moved aside goes only when another has taken its place.
     """
     drafts = [*(output / "checkpoints").glob("_step-*.*"), *output.glob("_model.new-*"), *output.glob("_best.new-*")]
-    (output / "checkpoints" / "_best.json").unlink(missing_ok=True)
+    drafts += [
+        output / "checkpoints" / "_best.json",
+        *(output / "samples").glob("_step-*"),
+        *output.glob(f"{NODE_MARK}*"),
+    ]
     for name in ("model", "best"):
         if (output / name).is_dir():
             drafts += output.glob(f"_{name}.old-*")
     for path in drafts:
-        shutil.rmtree(path, ignore_errors=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def as_json(config: TrainConfig) -> dict[str, object]:

@@ -66,7 +66,7 @@ class StageWeights:
     def _replaced(self, empty: nn.Module, weights: Mapping[str, torch.Tensor], to_compute: bool) -> Iterator[bool]:
         """The stage has a whole module for a moment, whose weights are the given tensors themselves."""
         sharded, whole = self.stage.module, copy.deepcopy(empty)
-        whole.load_state_dict(weights, strict=False, assign=True)  # buffers it has
+        whole.load_state_dict(weights, strict=False, assign=True)  # its buffers were copied
         device = next(sharded.parameters()).device if to_compute else torch.device("cpu")
         self.stage.module = whole.to(device).eval()  # type: ignore[misc]  # all stages can
         try:

@@ -65,6 +65,8 @@ def test_another_stride_or_hop(world: Path, tmp_path: Path) -> None:
     message = f"hold windows at multiples of 2 frames only, and hop is 1; {COMMAND}"
     told = assert_refused(world, tmp_path / "run", message, dataset=long, latents=latents)
     assert told.endswith(f"--output {latents} --hop 1 --length 4 --depth 2 --levels all --condition pixels")
+    told = assert_refused(world, tmp_path / "run", message, dataset=long, latents=latents, captions="sampled")
+    assert told.endswith(" --captions sampled")
     message = r"hold windows of 4 frames at stride 3, 1, not 9"
     assert_refused(world, tmp_path / "run", message, dataset=long, latents=latents, hop=2, depth=3)
     assert_begins(world, dataset=long, latents=latents, hop=4)

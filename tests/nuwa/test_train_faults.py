@@ -171,14 +171,26 @@ def test_a_new_run_that_finds_no_room_may_start_again(world: Path, tmp_path: Pat
 def test_leftovers_of_a_killed_run_are_removed(world: Path, tmp_path: Path) -> None:
     config = made(world, tmp_path / "run")
     run(config, until=2)
-    for name in ("checkpoints/_step-000003.99", "_model.new-99", "_model.old-98"):
-        (tmp_path / "run" / name).mkdir()
+    names = ("checkpoints/_step-000003.99", "_model.new-99", "_model.old-98", "samples/_step-000002.mp4.a1b2c3")
+    for name in names:
+        (tmp_path / "run" / name).mkdir(parents=True)
         (tmp_path / "run" / name / "half").write_text("half")
-    (tmp_path / "run/checkpoints/_best.json").write_text("{")
+    for name in ("checkpoints/_best.json", "samples/_step-000002.png", "_seen-0123"):
+        (tmp_path / "run" / name).write_text("{")
     (tmp_path / "run/_mine").mkdir()
     run(config)
     assert [path.name for path in (tmp_path / "run").rglob("_*")] == ["_mine"]
     assert steps_in(tmp_path / "run/checkpoints") == [2, 4]
+
+
+def test_a_run_killed_in_its_first_moment_may_start_again(world: Path, tmp_path: Path) -> None:
+    """Before it has said whose the folder is; with anything else in it, that is left alone."""
+    for name in (".lock", "_config.json", "_seen-0123"):
+        (tmp_path / name).write_text("{")
+    check_output(made(world, tmp_path))
+    (tmp_path / "_config.json.mine").touch()
+    with pytest.raises(TrainError, match="not empty and holds no training run"):
+        check_output(made(world, tmp_path))
 
 
 def test_one_process_at_a_time_writes_a_run_folder(
