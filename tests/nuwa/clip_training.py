@@ -1,6 +1,5 @@
 """What tests of the stages of Lumiere share: a tiny dataset, tiny folders to start from, settings."""
 
-import dataclasses
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from nuwa.train.config_checks import resolve
 from nuwa.train.progress import Progress
 from nuwa.train.run_folder import steps_in
 from tests.nuwa import clip_stack, stack
+from tests.nuwa.small_training import small_training
 from tests.nuwa.tiny_dataset import write_dataset
 
 CPU = torch.device("cpu")
@@ -34,21 +34,7 @@ def make_world(folder: Path) -> Path:
 
 
 def made(world: Path, output: Path, **changes: object) -> TrainConfig:
-    small = TrainConfig(
-        stage="stunet",
-        dataset=world / "ds",
-        output=output,
-        init=world / "tiny",
-        length=LENGTH,
-        steps=4,
-        batch=2,
-        warmup=2,
-        log_every=1,
-        threads=1,
-        engine="local",
-        precision="fp32",
-    )
-    return resolve(dataclasses.replace(small, **changes))  # type: ignore[arg-type]
+    return resolve(small_training(world, output, **({"stage": "stunet", "length": LENGTH} | changes)))
 
 
 @cache

@@ -14,6 +14,7 @@ from nuwa.train.config import TrainConfig
 from nuwa.train.config_checks import resolve
 from nuwa.train.encode_config import EncodeConfig
 from nuwa.train.encode_job import EncodeJob, prepare, run
+from tests.nuwa.small_training import small_training
 from tests.nuwa.stack import build
 from tests.nuwa.tiny_dataset import write_dataset
 
@@ -52,21 +53,8 @@ def asked(world: Path, output: Path, **changes: object) -> EncodeConfig:
 
 def made(world: Path, output: Path, **changes: object) -> TrainConfig:
     """A training of two steps on `ds`."""
-    small = TrainConfig(
-        stage="mtd",
-        dataset=world / "ds",
-        output=output,
-        init=world / "tiny",
-        length=None if changes.get("stage") == "image" else LENGTH,
-        steps=2,
-        batch=4,
-        warmup=2,
-        log_every=1,
-        threads=1,
-        engine="local",
-        precision="fp32",
-    )
-    return resolve(dataclasses.replace(small, **changes))  # type: ignore[arg-type]
+    length = None if changes.get("stage") == "image" else LENGTH
+    return resolve(small_training(world, output, **({"length": length, "steps": 2, "batch": 4} | changes)))
 
 
 def ignore(_: object) -> None:

@@ -1,6 +1,5 @@
 """Training starts from a folder with Stable Diffusion's layout: the pipeline inflated from it is the image model."""
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from nuwa.train.config import TrainConfig, TrainError
 from nuwa.train.config_checks import resolve
 from nuwa.train.loop import train
 from tests.nuwa.image_model_folder import text_model, write_image_model
+from tests.nuwa.small_training import small_training
 from tests.nuwa.tiny_dataset import write_dataset
 
 PROMPTS = ["a red star", "", "jumps over a very long fence"]
@@ -50,20 +50,8 @@ def the_run(world: Path) -> Run:
 
 
 def made(world: Path, output: Path, **changes: object) -> TrainConfig:
-    small = TrainConfig(
-        stage="mtd",
-        dataset=world / "ds",
-        output=output,
-        init=world / "sd",
-        length=4,
-        steps=1,
-        batch=2,
-        warmup=1,
-        threads=1,
-        engine="local",
-        precision="fp32",
-    )
-    return dataclasses.replace(small, **changes)  # type: ignore[arg-type]
+    few = {"init": world / "sd", "steps": 1, "warmup": 1, "log_every": 20}
+    return small_training(world, output, **(few | changes))
 
 
 @torch.no_grad()

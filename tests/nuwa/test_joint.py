@@ -1,6 +1,5 @@
 """Joint batches: rows of images beside windows, which the temporal layers do not mix."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from nuwa.train.config_checks import resolve
 from nuwa.train.loop import Progress, train
 from nuwa.train.mtd_stage import MtdStage
 from nuwa.train.stages import pixels_of
+from tests.nuwa.small_training import small_training
 from tests.nuwa.stack import build
 from tests.nuwa.tiny_dataset import write_dataset
 from tests.nuwa.vae_training import stored
@@ -175,23 +175,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def made(world: Path, output: Path, **changes: object) -> TrainConfig:
-    small = TrainConfig(
-        stage="mtd",
-        dataset=world / "ds",
-        output=output,
-        init=world / "tiny",
-        length=4,
-        depth=2,
-        steps=4,
-        batch=4,
-        warmup=2,
-        log_every=1,
-        threads=1,
-        engine="local",
-        precision="fp32",
-        image_frac=0.25,
-    )
-    return resolve(dataclasses.replace(small, **changes))  # type: ignore[arg-type]
+    return resolve(small_training(world, output, **({"batch": 4, "image_frac": 0.25} | changes)))
 
 
 def stage_of(world: Path, **changes: object) -> MtdStage:

@@ -23,6 +23,7 @@ from nuwa.train.mtd_stage import MtdStage
 from nuwa.train.progress import Means, Meter, Progress
 from nuwa.train.run_folder import steps_in
 from nuwa.train.schedule import lr_factor
+from tests.nuwa.small_training import small_training
 from tests.nuwa.stack import build
 from tests.nuwa.tiny_dataset import write_dataset
 
@@ -50,21 +51,7 @@ def short_walks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made(world: Path, output: Path, **changes: object) -> TrainConfig:
-    small = TrainConfig(
-        stage="mtd",
-        dataset=world / "ds",
-        output=output,
-        init=world / "tiny",
-        length=4,
-        steps=2,
-        batch=4,
-        warmup=1,
-        log_every=1,
-        threads=1,
-        engine="local",
-        precision="fp32",
-    )
-    return dataclasses.replace(small, **changes)  # type: ignore[arg-type]
+    return small_training(world, output, **({"steps": 2, "batch": 4, "warmup": 1} | changes))
 
 
 def trained(config: TrainConfig, until: int | None = None) -> list[Progress]:

@@ -1,6 +1,5 @@
 """Training of the denoiser: kinds of mask by share, noise on the condition, checkpointing, variants of injection."""
 
-import dataclasses
 import itertools
 import json
 from collections import Counter
@@ -22,6 +21,7 @@ from nuwa.train.loop import Progress, Trainer, train
 from nuwa.train.mtd_stage import MtdStage
 from nuwa.train.run_folder import check_output
 from nuwa.train.stages import video_of
+from tests.nuwa.small_training import small_training
 from tests.nuwa.stack import build
 from tests.nuwa.tiny_dataset import write_dataset
 
@@ -40,22 +40,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def made(world: Path, output: Path, **changes: object) -> TrainConfig:
-    small = TrainConfig(
-        stage="mtd",
-        dataset=world / "ds",
-        output=output,
-        init=world / "tiny",
-        length=LENGTH,
-        depth=2,
-        steps=4,
-        batch=2,
-        warmup=2,
-        log_every=1,
-        threads=1,
-        engine="local",
-        precision="fp32",
-    )
-    return resolve(dataclasses.replace(small, **changes))  # type: ignore[arg-type]
+    return resolve(small_training(world, output, **({"length": LENGTH} | changes)))
 
 
 def stage_of(world: Path, **changes: object) -> MtdStage:

@@ -21,6 +21,7 @@ from nuwa.train.mtd_stage import MtdStage
 from nuwa.train.run_folder import finished, steps_in
 from pipelines import cli
 from pipelines.train import Train, main
+from tests.nuwa.small_training import small_training
 from tests.nuwa.stack import build
 from tests.nuwa.tiny_dataset import write_dataset
 
@@ -40,24 +41,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def made(world: Path, output: Path, **changes: object) -> TrainConfig:
-    small = TrainConfig(
-        stage="mtd",
-        dataset=world / "ds",
-        output=output,
-        init=world / "tiny",
-        length=4,
-        depth=2,
-        steps=4,
-        batch=2,
-        warmup=2,
-        log_every=1,
-        threads=1,
-        engine="local",
-        precision="fp32",
-    )
     if "init" in changes and changes["init"] is None:
         changes = {"text_encoder": world / "coca"} | changes
-    return dataclasses.replace(small, **changes)  # type: ignore[arg-type]
+    return small_training(world, output, **changes)
 
 
 def quiet(_: Progress) -> None:

@@ -20,6 +20,7 @@ from nuwa.train.mtd_stage import MtdStage
 from nuwa.train.run_folder import check_output
 from nuwa.train.stages import Losses
 from nuwa.train.vae_stage import VaeStage
+from tests.nuwa.small_training import small_training
 from tests.nuwa.stack import build
 from tests.nuwa.test_runs import change
 from tests.nuwa.tiny_dataset import write_dataset
@@ -44,21 +45,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def made(world: Path, output: Path, **changes: object) -> TrainConfig:
-    small = TrainConfig(
-        stage="mtd",
-        dataset=world / "ds",
-        output=output,
-        init=world / "tiny",
-        length=4,
-        depth=2,
-        steps=2,
-        batch=2,
-        warmup=1,
-        threads=1,
-        engine="local",
-        precision="fp32",
-    )
-    return dataclasses.replace(small, **changes)  # type: ignore[arg-type]
+    return small_training(world, output, **({"steps": 2, "warmup": 1, "log_every": 20} | changes))
 
 
 def stage_of(world: Path, **changes: object) -> MtdStage:

@@ -1,6 +1,5 @@
 """What the tests of the autoencoder stages train: a tiny dataset, a tiny pipeline, LPIPS weights of the true layout."""
 
-import dataclasses
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from nuwa.train.image_vae_stage import ImageVaeStage
 from nuwa.train.loop import train
 from nuwa.train.run_folder import steps_in
 from nuwa.train.vae_stage import VaeStage
+from tests.nuwa.small_training import small_training
 from tests.nuwa.stack import build
 from tests.nuwa.tiny_dataset import write_dataset
 
@@ -36,22 +36,7 @@ def write_world(folder: Path) -> Path:
 
 def made(world: Path, output: Path, **changes: object) -> TrainConfig:
     """A training of four steps on that world."""
-    small = TrainConfig(
-        stage="vae",
-        dataset=world / "ds",
-        output=output,
-        init=world / "tiny",
-        length=4,
-        depth=2,
-        steps=4,
-        batch=2,
-        warmup=1,
-        log_every=1,
-        threads=1,
-        engine="local",
-        precision="fp32",
-    )
-    return dataclasses.replace(small, **changes)  # type: ignore[arg-type]
+    return small_training(world, output, **({"stage": "vae", "warmup": 1} | changes))
 
 
 def stage_of(config: TrainConfig) -> VaeStage | ImageVaeStage:
