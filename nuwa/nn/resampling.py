@@ -7,7 +7,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional
 
-from nuwa.nn.temporal_conv import TemporalConv
+from nuwa.nn.temporal_conv import TemporalConv, over_frames
 
 
 def frames_at(num_frames: int, factor: int) -> int:
@@ -30,7 +30,7 @@ class TemporalDownsample(TemporalConv):
         """Frames ((b t) c h w) → ((b ⌈t/2⌉) c h w); `num_frames` = t."""
         height = frames.shape[-2]
         lines = rearrange(frames, "(b t) c h w -> b c t (h w)", t=num_frames)
-        weight = rearrange(self.weight, "o i k -> o i k 1")
+        weight = over_frames(self.weight)
         # The frames that the stride leaves out are not computed in the first place.
         lines = functional.conv2d(lines, weight, self.bias, stride=(2, 1), padding=(self.kernel_size[0] // 2, 0))
         return rearrange(lines, "b c t (h w) -> (b t) c h w", h=height)
@@ -48,30 +48,6 @@ class TemporalUpsample(nn.Module):
 
     def forward(self, frames: torch.Tensor, num_frames: int) -> torch.Tensor:
         """Frames ((b ⌈t/2⌉) c h w) → ((b t) c h w); `num_frames` = t, of the result."""
-        if num_frames % 2:
-            return self._of_doubled(frames, num_frames)
-        lines = rearrange(frames, "(b t) c h w -> b c t (h w)", t=num_frames // 2)
-        halves = [rearrange(self._half(lines, parity), "b c t l -> b t l c") for parity in (0, 1)]
-        doubled = rearrange(torch.stack(halves, dim=2), "b t p (h w) c -> (b t p) h w c", h=frames.shape[-2])
-        return rearrange(doubled, "f h w c -> f c h w")
-
-    def _half(self, lines: torch.Tensor, parity: int) -> torch.Tensor:
-        """Frames 2k + `parity` of the result, from frames k (b c t l), without the doubled video.
-
-        Taps of the kernel that meet copies of one frame are added up first: two weights do the work of three.
-        """
-        taps = self.conv.weight.unbind(dim=2)
-        meets = [(parity + tap - len(taps) // 2) // 2 for tap in range(len(taps))]  # frame k + this one
-        first, last = meets[0], meets[-1]
-        sums = [
-            torch.stack([tap for tap, meet in zip(taps, meets, strict=True) if meet == frame]).sum(dim=0)
-            for frame in range(first, last + 1)
-        ]
-        weight = rearrange(torch.stack(sums), "k o i -> o i k 1")
-        return functional.conv2d(functional.pad(lines, (0, 0, -first, last)), weight, self.conv.bias)
-
-    def _of_doubled(self, frames: torch.Tensor, num_frames: int) -> torch.Tensor:
-        """The same as it is written. Of an odd number the last frame has no copy, so the halves would not be alike."""
         videos = rearrange(frames, "(b t) c h w -> b t h w c", t=frames_at(num_frames, 2))
         videos = videos.repeat_interleave(2, dim=1)[:, :num_frames]
         return self.conv(rearrange(videos, "b t h w c -> (b t) c h w"), num_frames)
