@@ -81,18 +81,15 @@ class SsrStage:
         sample = self.data[0]
         tokens = self.diffusion.prompts.tokens(["", *sample.prompts]).to(self.device)
         condition = self._condition(sample)[None].to(self.device)
-        pipe, video = self._pipeline_with(self.module), video_of([sample], self.device)
+        pipe, video = self.pipeline(), video_of([sample], self.device)
         return enlarged_window(pipe, self.latents, video, condition, tokens, sample.fps, self.config)
 
     def pipeline(self) -> StunetPipeline:
-        """The pipeline with this network."""
-        return self._pipeline_with(copy.deepcopy(self.module))
-
-    def _pipeline_with(self, trained: SuperResolutionUNet) -> StunetPipeline:
+        """The pipeline with this network: these tensors, which training changes."""
         config = self.config
         return rebuilt_clip(
             self.pipe,
-            ssr=trained,
+            ssr=self.module,
             ssr_scale=config.ssr_scale,
             ssr_length=config.window_length,
             ssr_noise=config.ssr_noise,

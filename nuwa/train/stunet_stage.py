@@ -74,13 +74,10 @@ class StunetStage:
         encoder = self.pipe.text_encoder
         place = encoder.device
         try:
-            return clip(self._pipeline_with(self.module).to(self.device), self.data.runs, self.config)
+            return clip(self.pipeline().to(self.device), self.data.runs, self.config)
         finally:
             encoder.to(place)  # shared with training, which encodes prompts where it was
 
     def pipeline(self) -> StunetPipeline:
-        """The pipeline with this network."""
-        return self._pipeline_with(copy.deepcopy(self.module))
-
-    def _pipeline_with(self, trained: SpaceTimeUNet) -> StunetPipeline:
-        return rebuilt_clip(self.pipe, stunet=trained, window_length=self.config.window_length)
+        """The pipeline with this network: these tensors, which training changes."""
+        return rebuilt_clip(self.pipe, stunet=self.module, window_length=self.config.window_length)
