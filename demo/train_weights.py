@@ -20,6 +20,7 @@ STAGES = (
     ("vae", "vae", ("--steps", 100)),
     ("mtd", "mtd", ("--steps", 1000, "--hop", 5)),
     ("mtd-on", "mtd", ("--steps", 3000, "--hop", 5, "--temporal-lr-factor", 4)),
+    ("mtd-mixed", "mtd", ("--steps", 2200, "--hop", 5, "--temporal-lr-factor", 4, "--image-frac", 0.125, "--seed", 1)),
 )
 """Run folder, stage and its settings; the others are the defaults of preset toy."""
 
