@@ -37,9 +37,8 @@ class Sampling:
     fps: of the video, 1/s; motion_score: mean optical flow in frame heights per second, None = not asked for
     condition: `pixels`, the paper's encoding of the window with unknown frames zeroed before it is encoded, or
         `latents`, the given frames' latents as they are and zeros elsewhere, which saves the encoder. On the shipped
-        model, which knows only the former, that is 2 % of a window's time by the encoder's own clock and 10 % between
-        whole runs, at equal denoising loss. This proves little: that model hardly reads its condition, without any the
-        loss rises by 1.5 % only (python -m benchmarks.condition)
+        model, which knows only the former, that is 2 % of a window's time by the encoder's own clock and 4 % between
+        whole runs; the denoising loss is 3 % higher, and without any condition 46 % (python -m benchmarks.condition)
     tile_px: side of the tiles, in pixels of the video, in which the autoencoder takes and makes frames, so that its
         memory does not grow with them; None = whole frames. Another result: norms and attention see the tile only
     """
