@@ -226,7 +226,11 @@ def measures_of(found: dict[str, Stories], real: Stories) -> list[Measure]:
     return [
         Measure(name="toy FVD", of=toy_fvd(found, real), order=order),
         Measure(name="seam ratio, worst level", of=worst_ratio(found), digits=2),
-        Measure(name="sharpness", of=lambda arm, chosen: float(found[arm].measured.sharpness[chosen].mean())),
+        Measure(
+            name="sharpness",
+            lower_is_better=False,
+            of=lambda arm, chosen: float(found[arm].measured.sharpness[chosen].mean()),
+        ),
     ]
 
 

@@ -83,7 +83,7 @@ def files(folder: Path) -> dict[str, bytes]:
         ("--steps 2 2 2", "steps are given for 3 levels, (2, 2, 2), and the video has 2; give one number per level"),
         ("--guidance 8 2 2", "guidance is given for 3 levels, (8.0, 2.0, 2.0), and the video has 2; give one number"),
         ("--guidance 4 nan", "--guidance is nan"),
-        ("--guidance", "--guidance"),
+        ("--guidance", "--guidance has no number; give one, or one per level"),
         ("--steps 2 2 --frames 5", "steps are given for 2 levels, (2, 2), and the video has 1"),
         ("--batch 0", "batch is 0"),
         ("--workers 0", "workers is 0"),

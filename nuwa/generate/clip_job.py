@@ -203,7 +203,7 @@ def _recorded(job: ClipJob, frames: Iterator[np.ndarray], made: int) -> Iterator
     """Pass on the frames, known pixels put back where that is asked for.
 
     What they say of themselves is in the record before the last one goes on: a file that is there has a whole record,
-    whenever the process is killed.
+    whenever the process is killed; a whole record may still lack its file.
     """
     known = KnownPixels(job.given.known, job.config.put_back)
     for number, frame in enumerate(known.passed(frames), 1):

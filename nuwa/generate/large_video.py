@@ -1,8 +1,8 @@
 """Frames of any video made larger as they come: super-resolution in segments, so that memory follows one segment.
 
 Inside a segment all windows are joined at every step (Lumiere Sec. 3.2). Paper: clips of 80 frames, whole; here, of a
-longer video: neighbouring segments share half of a window, made by both from the same noise, and cross-fade there. To
-hold those frames fixed instead, finished by the segment before, leaves a border that shows.
+longer video: neighbouring segments share half of a window, made by both from the same initial noise, and cross-fade
+there. To hold those frames fixed instead, finished by the segment before, leaves a border that shows.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

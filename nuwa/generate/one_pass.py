@@ -48,10 +48,9 @@ class ClipSampling(Sampling):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.steps, tuple) and len(self.steps) != 1:
-            raise NuwaError(
-                f"steps are given for {len(self.steps)} levels, {self.steps}; a clip has one: give a number"
-            )
+        for name, given in (("steps are", self.steps), ("guidance is", self.guidance)):
+            if isinstance(given, tuple) and len(given) != 1:
+                raise NuwaError(f"{name} given for {len(given)} levels, {given}; a clip has one: give a number")
         if self.overlap is not None and not is_whole(self.overlap, 0):
             raise NuwaError(f"overlap is {self.overlap!r}; it must be a whole number of frames, or none for half")
         if self.condition != "pixels":

@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -225,11 +226,15 @@ def _is_being_replaced(folder: Path) -> bool:
 
 
 def open_to_readers(folder: Path) -> None:
-    """Files below a new folder may be read by whom it is open to; safetensors shuts them to all but their owner."""
-    mode = folder.stat().st_mode & 0o666
+    """Files below a new folder may be read by whom it is open to; safetensors shuts them to all but their owner.
+
+    A file system that knows no such permissions keeps its own.
+    """
+    wanted = folder.stat().st_mode & 0o666
     for path in folder.rglob("*"):
-        if path.is_file() and path.stat().st_mode & 0o777 != mode:
-            path.chmod(mode)
+        if path.is_file() and wanted & 0o444 & ~path.stat().st_mode:
+            with suppress(OSError):
+                path.chmod(wanted)
 
 
 def _put_in_place(fresh: Path, folder: Path) -> None:

@@ -43,9 +43,8 @@ class Ssr:
             )
 
     def _fitting(self, height: int, width: int) -> int:
-        """The least scale that fits, from 2 on."""
-        times = self.unit_px // math.gcd(height, width, self.unit_px)
-        return times if times > 1 else 2
+        """The least scale that fits frames that do not fit as they are."""
+        return self.unit_px // math.gcd(height, width, self.unit_px)
 
     def describe(self) -> dict[str, Any]:
         """What the record says of it."""

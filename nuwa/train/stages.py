@@ -70,7 +70,7 @@ class Stage(Protocol):
         """A sample by the module's present weights, in eval mode, without gradients."""
 
     def pipeline(self) -> FolderPipeline:
-        """The complete pipeline with the module's weights in their place: these tensors, which training changes."""
+        """The complete pipeline with the module's weights in their place, good until the next step or call."""
 
 
 def video_of(samples: Sequence[WindowSample], device: torch.device) -> torch.Tensor:

@@ -216,6 +216,7 @@ def test_half_precision_networks_walk_in_single(pixels: StunetPipeline) -> None:
     ("changes", "named"),
     [
         ({"steps": (3, 2)}, "steps are given for 2 levels"),
+        ({"guidance": (4.0, 2.0)}, r"guidance is given for 2 levels, \(4.0, 2.0\); a clip has one: give a number"),
         ({"steps": 0}, "steps is 0"),
         ({"steps": 2000}, "noise schedule has 1000"),
         ({"overlap": -1}, "overlap is -1"),
